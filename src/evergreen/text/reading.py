@@ -1,0 +1,179 @@
+"""Rows of a corpus file in batches, as tables of strings; a row that can't be read is told, not lost."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from evergreen import sources
+from evergreen.params import Columns
+
+
+class CorpusError(Exception):
+    """A corpus can't be used; the message names the file and the remedy."""
+
+
+@dataclass
+class Batch:
+    """Some rows of a corpus.
+
+    Attributes:
+        rows: one column per name in `Columns` that the corpus has, all strings or times; the index is the row's
+            number in its file, from 0.
+        unreadable: row numbers with the reason why no row could be made of them.
+    """
+
+    rows: pd.DataFrame
+    unreadable: list[tuple[int, str]] = field(default_factory=list)
+
+
+def batches(uri: str, columns: Columns, encoding: str, batch_rows: int) -> Iterator[Batch]:
+    """Stream a corpus: CSV, JSONL or Parquet, one file or a folder of them, or a saved `datasets.Dataset`.
+
+    Memory does not grow with the corpus.
+
+    Raises:
+        CorpusError: when the format is unknown or a column is missing.
+        SourceError: when the address can't be resolved.
+    """
+    for file in _files(uri):
+        if isinstance(file, Path) and file.is_dir():
+            yield from _saved(file, columns, batch_rows)
+            continue
+        suffix = Path(str(file).removesuffix(".gz")).suffix.lower()
+        read = {".csv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}.get(suffix)
+        if read is None:
+            raise CorpusError(f"{file}: unknown format {suffix!r}. Use .csv, .jsonl or .parquet.")
+        with sources.opened(str(file)) as stream:
+            yield from read(stream, str(file), columns, encoding, batch_rows)
+
+
+def _files(uri: str) -> list[str | Path]:
+    if "://" in uri and not uri.startswith("hf://") and Path(uri).suffix:
+        return [uri]  # streamed from where it is
+    path = sources.local(uri)
+    if not path.is_dir() or (path / "state.json").exists():
+        return [path]
+    files = sorted(file for kind in ("*.csv", "*.jsonl", "*.parquet") for file in path.rglob(kind))
+    saved = sorted(state.parent for state in path.rglob("state.json"))
+    if not files and not saved:
+        raise CorpusError(f"{uri}: a folder without .csv, .jsonl, .parquet or a saved dataset in it.")
+    return [*files, *saved]
+
+
+def _wanted(columns: Columns, present: list[str], name: str) -> dict[str, str]:
+    wanted = {column: ours for ours, column in columns.model_dump().items() if column is not None}
+    if missing := sorted(set(wanted) - set(present)):
+        raise CorpusError(f"{name}: no column {missing}. It has {present}; name yours under data.columns.")
+    return wanted
+
+
+def _csv(stream: BinaryIO, name: str, columns: Columns, encoding: str, batch_rows: int) -> Iterator[Batch]:
+    unreadable: list[tuple[int, str]] = []
+    position = 0
+
+    def report(row: Any) -> str:
+        where = position if row.number is None else row.number - 2  # counted from 1, with the header
+        unreadable.append((where, f"{row.actual_columns} fields, {row.expected_columns} expected"))
+        return "skip"
+
+    utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+    options: dict[str, Any] = {
+        "read_options": pa.csv.ReadOptions(encoding="utf8" if utf8 else encoding, block_size=1 << 22),
+        "parse_options": pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=report),
+    }
+    try:
+        header = pa.csv.open_csv(stream, **options).schema.names
+        wanted = _wanted(columns, header, name)
+        unreadable.clear()
+        stream.seek(0)
+        # Bytes rather than strings: one row that is not valid UTF-8 must not end the whole file.
+        convert = pa.csv.ConvertOptions(column_types={c: pa.binary() for c in wanted}, include_columns=list(wanted))
+        reader = pa.csv.open_csv(stream, convert_options=convert, **options)
+        for block in reader:
+            for start in range(0, block.num_rows, batch_rows):
+                frame = block.slice(start, batch_rows).to_pandas().rename(columns=wanted)
+                frame.index = pd.RangeIndex(position, position + len(frame))
+                position += len(frame)
+                yield Batch(_decoded(frame, unreadable), _drained(unreadable))
+        if unreadable:
+            yield Batch(pd.DataFrame(columns=list(wanted.values()), dtype=str), _drained(unreadable))
+    except pa.ArrowInvalid as error:
+        raise CorpusError(f"{name}: not a CSV file that can be read ({error}). Check data.encoding and quoting.") from error
+
+
+def _drained(items: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    taken = list(items)
+    items.clear()
+    return taken
+
+
+def _decoded(frame: pd.DataFrame, unreadable: list[tuple[int, str]]) -> pd.DataFrame:
+    def decode(value: Any) -> str | None:
+        try:
+            return value.decode() if isinstance(value, bytes) else None
+        except UnicodeDecodeError:
+            return None
+
+    decoded = pd.DataFrame({name: [decode(value) for value in frame[name]] for name in frame}, index=frame.index)
+    bad = decoded.isna().any(axis=1) & frame.notna().all(axis=1)
+    unreadable.extend((int(row), "not valid in data.encoding") for row in frame.index[bad])
+    return decoded[~bad]
+
+
+def _jsonl(stream: BinaryIO, name: str, columns: Columns, _encoding: str, batch_rows: int) -> Iterator[Batch]:
+    import gzip  # noqa: PLC0415
+
+    lines = enumerate(gzip.open(stream) if name.endswith(".gz") else stream)
+    while chunk := list(islice(lines, batch_rows)):
+        rows, unreadable = {}, []
+        for number, line in chunk:
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError("not an object")
+                rows[number] = row
+            except ValueError as error:
+                unreadable.append((number, f"not valid JSON: {error}"))
+        wanted = {column: ours for ours, column in columns.model_dump().items() if column is not None}
+        if rows:
+            _wanted(columns, sorted(set().union(*rows.values())), name)
+        # A key that only some rows lack is that row's fault, and is told as a missing value.
+        table = {ours: [row.get(column) for row in rows.values()] for column, ours in wanted.items()}
+        yield Batch(pd.DataFrame(table, index=list(rows), dtype=object), unreadable)
+
+
+def _parquet(stream: BinaryIO, name: str, columns: Columns, _encoding: str, batch_rows: int) -> Iterator[Batch]:
+    try:
+        file = pq.ParquetFile(stream)
+    except pa.ArrowInvalid as error:
+        raise CorpusError(f"{name}: not a Parquet file ({error}).") from error
+    wanted = _wanted(columns, file.schema_arrow.names, name)
+    tables = (pa.Table.from_batches([batch]) for batch in file.iter_batches(batch_rows, columns=list(wanted)))
+    yield from _frames(tables, wanted)
+
+
+def _saved(folder: Path, columns: Columns, batch_rows: int) -> Iterator[Batch]:
+    from datasets import load_from_disk  # noqa: PLC0415 - slow to import, and only some corpora need it
+
+    dataset = load_from_disk(str(folder)).with_format("arrow")
+    wanted = _wanted(columns, dataset.column_names, str(folder))
+    yield from _frames((table.select(list(wanted)) for table in dataset.iter(batch_rows)), wanted)
+
+
+def _frames(tables: Iterator[pa.Table], wanted: dict[str, str]) -> Iterator[Batch]:
+    position = 0
+    for table in tables:
+        frame = table.to_pandas().rename(columns=wanted)
+        frame.index = pd.RangeIndex(position, position + len(frame))
+        position += len(frame)
+        yield Batch(frame)
