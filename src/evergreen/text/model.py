@@ -1,0 +1,73 @@
+"""The classifier in torch: any transformer encoder, the mean of its token vectors, one linear layer."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModel
+
+HEAD, LABELS = "head.safetensors", "labels.json"
+
+
+class TextClassifier(nn.Module):
+    """Maps token ids and mask, both [batch, tokens], to logits [batch, labels] and embeddings [batch, hidden].
+
+    The mean over tokens is what sentence encoders are trained for, and it is the embedding that the monitor
+    compares between windows (Reimers and Gurevych, Sentence-BERT, EMNLP 2019).
+    """
+
+    def __init__(self, encoder: Any, labels: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(encoder.config.hidden_size, labels)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        embedding = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return {"logits": self.head(self.dropout(embedding)), "sentence_embedding": embedding}
+
+    def freeze(self, embeddings: bool, layers: int) -> None:
+        """Keep the weights of the embeddings and of the lowest `layers` as they are.
+
+        Raises:
+            ValueError: when the encoder has fewer layers, or keeps them under a name not known here.
+        """
+        if embeddings:
+            self.encoder.get_input_embeddings().requires_grad_(False)
+            if isinstance(getattr(self.encoder, "embeddings", None), nn.Module):
+                self.encoder.embeddings.requires_grad_(False)
+        if not layers:
+            return
+        stack = transformer_layers(self.encoder)
+        if layers > len(stack):
+            raise ValueError(f"train.freeze_layers: found {layers}, but this model has {len(stack)} layers.")
+        for layer in list(stack)[:layers]:
+            layer.requires_grad_(False)
+
+    def save(self, folder: Path, labels: list[str]) -> None:
+        """Write a folder that `load` and, for the encoder, any `from_pretrained` reads."""
+        self.encoder.save_pretrained(folder)
+        save_file({name: value.contiguous() for name, value in self.head.state_dict().items()}, folder / HEAD)
+        (folder / LABELS).write_text(json.dumps(labels) + "\n", encoding="utf-8")
+
+
+def transformer_layers(encoder: Any) -> nn.ModuleList:
+    """Return the stack of transformer layers: the longest module list, whatever the architecture calls it."""
+    lists = [module for module in encoder.modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise ValueError("train.freeze_layers: this model has no stack of layers; set it to 0.")
+    return max(lists, key=len)
+
+
+def load(folder: Path, labels: list[str], dropout: float = 0.0) -> TextClassifier:
+    """Load an encoder, and with it the head when one for the same labels is there (a champion's weights)."""
+    model = TextClassifier(AutoModel.from_pretrained(folder), len(labels), dropout)
+    known = folder / LABELS
+    if known.exists() and json.loads(known.read_text(encoding="utf-8")) == labels:
+        model.head.load_state_dict(load_file(folder / HEAD))
+    return model
