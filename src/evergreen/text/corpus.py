@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pandera.pandas as pandera
 import pyarrow as pa
@@ -17,6 +18,7 @@ from evergreen.params import Data
 from evergreen.text.cleaning import cleaner, normalised
 from evergreen.text.reading import Batch, CorpusError, batches
 
+STRING = pd.StringDtype(na_value=np.nan)
 SPLITS = ("train", "validation", "test")
 COLUMNS = ["id", "text", "label", "observed_at", "source"]
 ARROW = pa.schema(
@@ -51,10 +53,10 @@ def schema(data: Data) -> pandera.DataFrameSchema:
     text = [pandera.Check.str_length(max_value=data.max_characters, error=f"longer than {data.max_characters} characters")]
     return pandera.DataFrameSchema(
         {
-            "text": pandera.Column(object, text, nullable=False),
-            "label": pandera.Column(object, pandera.Check.isin(data.labels, error="label not in data.labels"), nullable=False),
+            "text": pandera.Column(STRING, text, nullable=False),
+            "label": pandera.Column(STRING, pandera.Check.isin(data.labels, error="label not in data.labels"), nullable=False),
             "observed_at": pandera.Column("datetime64[us, UTC]", nullable=False),
-            "source": pandera.Column(object, nullable=False),
+            "source": pandera.Column(STRING, nullable=False),
         }
     )
 
@@ -139,7 +141,7 @@ _BUCKET = ARROW.append(pa.field("key", pa.uint64())).append(pa.field("order", pa
 
 def _stored(part: pd.DataFrame) -> pd.DataFrame:
     # File order across corpora decides which of two duplicates stays.
-    return part.assign(order=(part["corpus"] << 40) + part.index, key=part["key"].astype("uint64"))
+    return part.assign(order=part["corpus"] * 2**40 + part.index, key=part["key"].astype("uint64"))
 
 
 def _collect(data: Data, folder: Path, buckets: Path, counts: Counts) -> None:
@@ -180,9 +182,10 @@ class Tidier:
         rows["source"] = rows["source"] if "source" in rows else self._topics(raw)
         rows["text"] = raw.map(lambda value: value and self._clean(value[: self._data.max_characters + 1]))
         rows["observed_at"] = self._times(rows)
+        rows = rows.astype({"text": STRING, "label": STRING, "source": STRING})
         reasons = _failures(rows, rules)
         told = [(row, reason, "") for row, reason in batch.unreadable]
-        told += [(int(row), reason, (rows.at[row, "text"] or "")[:500]) for row, reason in reasons.items()]
+        told += [(int(row), reason, _shown(rows.at[row, "text"])) for row, reason in reasons.items()]
         good = rows.drop(index=list(reasons))
         good["key"] = pd.Series([key(text) for text in good["text"]], good.index, dtype=object)
         if "id" not in good:
@@ -194,7 +197,7 @@ class Tidier:
         texts, found = raw.fillna(""), pd.Series("other", raw.index, dtype=object)
         for topic in reversed(self._data.topics):  # the first that matches wins
             if topic.pattern:
-                found[texts.str.contains(topic.pattern.replace("(?:", "(?:"), case=False, regex=True)] = topic.name
+                found[texts.str.contains(topic.pattern, case=False, regex=True)] = topic.name
         return found
 
     def _times(self, rows: pd.DataFrame) -> pd.Series:
@@ -240,6 +243,10 @@ def _failures(rows: pd.DataFrame, rules: pandera.DataFrameSchema) -> dict[int, s
             for index, column, check in zip(cases["index"], cases["column"], cases["check"], strict=True)
         }
     return {}
+
+
+def _shown(text: Any) -> str:
+    return text[:500] if isinstance(text, str) else ""
 
 
 def read(path: Path, batch_rows: int = 50_000) -> Iterator[pd.DataFrame]:
