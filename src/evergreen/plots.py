@@ -70,8 +70,20 @@ def reliability(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(5, 4.4))
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
     for (name, curve), colour in zip(curves.items(), COLOURS, strict=False):
-        axes.plot(curve["confidence"], curve["accuracy"], marker="o", color=colour, label=f"{name} (ECE {curve['ece']:.3f})")
-    axes.set(title="Calibration on the test set", xlabel="mean confidence", ylabel="accuracy", xlim=(0.3, 1), ylim=(0.3, 1))
+        axes.plot(
+            curve["confidence"],
+            curve["accuracy"],
+            marker="o",
+            color=colour,
+            label=f"{name} (ECE {curve['ece']:.3f})",
+        )
+    axes.set(
+        title="Calibration on the test set",
+        xlabel="mean confidence",
+        ylabel="accuracy",
+        xlim=(0.3, 1),
+        ylim=(0.3, 1),
+    )
     axes.legend(frameon=False)
     _save(figure, path)
 
@@ -96,13 +108,17 @@ def training_curve(history: Sequence[Mapping[str, float]], path: Path) -> None:
 def comparison(rows: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
     """Draw models side by side, with their intervals: {model: {metric: {value, low, high}}}."""
     metrics = list(next(iter(rows.values())))
-    figure, axes = plt.subplots(1, len(metrics), figsize=(4.2 * len(metrics), 0.5 * len(rows) + 1.5), sharey=True)
+    figure, axes = plt.subplots(
+        1, len(metrics), figsize=(4.2 * len(metrics), 0.5 * len(rows) + 1.5), sharey=True
+    )
     for axis, metric in zip(axes, metrics, strict=True):
         for place, (_, scores) in enumerate(reversed(list(rows.items()))):
             score = scores[metric]
             spread = [[score["value"] - score["low"]], [score["high"] - score["value"]]]
             last = place == len(rows) - 1
-            axis.errorbar(score["value"], place, xerr=spread, fmt="o", capsize=4, color=COLOURS[0] if last else "grey")
+            axis.errorbar(
+                score["value"], place, xerr=spread, fmt="o", capsize=4, color=COLOURS[0] if last else "grey"
+            )
             axis.text(score["high"], place, f"  {score['value']:.3f}", va="center")
         axis.set(title=metric.replace("_", " "), xlim=(0, 1.12), ylim=(-0.6, len(rows) - 0.4))
         axis.set_yticks(range(len(rows)), list(reversed(list(rows))))

@@ -33,7 +33,9 @@ def local(uri: str) -> Path:
         return _downloaded(uri)
     path = Path(uri)
     if not path.exists():
-        raise SourceError(f"{uri}: no such file or folder. Correct the path, or write package:, s3:// or hf://.")
+        raise SourceError(
+            f"{uri}: no such file or folder. Correct the path, or write package:, s3:// or hf://."
+        )
     return path
 
 
@@ -76,13 +78,17 @@ def _distributions(name: str) -> Iterator[importlib.metadata.Distribution]:
             continue
 
 
-_HUB = re.compile(r"hf://(?P<datasets>datasets/)?(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<rev>[\w.-]+))?(?:/(?P<path>.+))?")
+_HUB = re.compile(
+    r"hf://(?P<datasets>datasets/)?(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<rev>[\w.-]+))?(?:/(?P<path>.+))?"
+)
 
 
 def _from_hub(uri: str) -> Path:
     found = _HUB.fullmatch(uri)
     if not found:
-        raise SourceError(f"{uri}: write hf://ORG/MODEL or hf://datasets/ORG/NAME, with @REVISION to pin one.")
+        raise SourceError(
+            f"{uri}: write hf://ORG/MODEL or hf://datasets/ORG/NAME, with @REVISION to pin one."
+        )
     try:
         from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for those who load from a hub
 
@@ -91,7 +97,9 @@ def _from_hub(uri: str) -> Path:
             repo_type="dataset" if found["datasets"] else "model",
             revision=found["rev"],
             allow_patterns=found["path"],
-            ignore_patterns=None if found["datasets"] else ["*.h5", "*.msgpack", "*.onnx", "*.ot", "*.bin.index.json"],
+            ignore_patterns=None
+            if found["datasets"]
+            else ["*.h5", "*.msgpack", "*.onnx", "*.ot", "*.bin.index.json"],
         )
     except Exception as error:
         raise _unreachable(uri, error) from error
@@ -106,8 +114,12 @@ def _downloaded(uri: str) -> Path:
         raise _unreachable(uri, error) from error
     if not files:
         raise SourceError(f"{uri}: nothing there. Correct the address, or check that you may list it.")
-    versions = sorted((name, str(info.get("ETag") or info.get("mtime")), info["size"]) for name, info in files.items())
-    folder = Settings().state_dir / "downloads" / hashlib.sha256(repr((uri, versions)).encode()).hexdigest()[:16]
+    versions = sorted(
+        (name, str(info.get("ETag") or info.get("mtime")), info["size"]) for name, info in files.items()
+    )
+    folder = (
+        Settings().state_dir / "downloads" / hashlib.sha256(repr((uri, versions)).encode()).hexdigest()[:16]
+    )
     root = str(filesystem._strip_protocol(uri))
     single = root in files
     target = folder / Path(root).name if single else folder

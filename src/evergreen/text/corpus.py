@@ -50,11 +50,17 @@ def split_of(text_key: int, validation_share: float, test_share: float) -> str:
 
 def schema(data: Data) -> pandera.DataFrameSchema:
     """Say what a good row is."""
-    text = [pandera.Check.str_length(max_value=data.max_characters, error=f"longer than {data.max_characters} characters")]
+    text = [
+        pandera.Check.str_length(
+            max_value=data.max_characters, error=f"longer than {data.max_characters} characters"
+        )
+    ]
     return pandera.DataFrameSchema(
         {
             "text": pandera.Column(STRING, text, nullable=False),
-            "label": pandera.Column(STRING, pandera.Check.isin(data.labels, error="label not in data.labels"), nullable=False),
+            "label": pandera.Column(
+                STRING, pandera.Check.isin(data.labels, error="label not in data.labels"), nullable=False
+            ),
             "observed_at": pandera.Column("datetime64[us, UTC]", nullable=False),
             "source": pandera.Column(STRING, nullable=False),
         }
@@ -107,7 +113,9 @@ def prepare(data: Data, folder: Path) -> Counts:
         shutil.rmtree(buckets, ignore_errors=True)
     sizes = {split: sum(n for (side, _, _), n in counts.kept.items() if side == split) for split in SPLITS}
     if empty := [split for split, size in sizes.items() if not size]:
-        raise CorpusError(f"no text left for {empty} (kept: {sizes}). Check data.train_topics and the shares.")
+        raise CorpusError(
+            f"no text left for {empty} (kept: {sizes}). Check data.train_topics and the shares."
+        )
     return counts
 
 
@@ -130,7 +138,9 @@ def _spread(data: Data, folder: Path, buckets: Path, counts: Counts) -> None:
                     counts.near_empty += int(empty.sum())
                     good = good[~empty].assign(corpus=number)
                     for n, part in good.groupby(good["key"].map(lambda k: k * data.buckets >> 64)):
-                        writers[int(n)].write_table(pa.Table.from_pandas(_stored(part), _BUCKET, preserve_index=False))
+                        writers[int(n)].write_table(
+                            pa.Table.from_pandas(_stored(part), _BUCKET, preserve_index=False)
+                        )
         finally:
             for writer in writers.values():
                 writer.close()
@@ -146,7 +156,9 @@ def _stored(part: pd.DataFrame) -> pd.DataFrame:
 
 def _collect(data: Data, folder: Path, buckets: Path, counts: Counts) -> None:
     sides = [*SPLITS, "stream"]
-    writers = {side: pq.ParquetWriter(folder / f"{side}.parquet", ARROW, compression="zstd") for side in sides}
+    writers = {
+        side: pq.ParquetWriter(folder / f"{side}.parquet", ARROW, compression="zstd") for side in sides
+    }
     try:
         for n in range(data.buckets):
             rows = pq.read_table(buckets / f"{n}.parquet").to_pandas().sort_values(["key", "order"])
@@ -202,7 +214,9 @@ class Tidier:
 
     def _times(self, rows: pd.DataFrame) -> pd.Series:
         if "observed_at" in rows:
-            return pd.to_datetime(rows["observed_at"], utc=True, errors="coerce", format="ISO8601").astype("datetime64[us, UTC]")
+            return pd.to_datetime(rows["observed_at"], utc=True, errors="coerce", format="ISO8601").astype(
+                "datetime64[us, UTC]"
+            )
         topics = {topic.name: topic for topic in self._data.topics}
         totals = self._topic_totals()
         times = pd.Series(pd.NaT, rows.index, dtype="datetime64[us, UTC]")
@@ -223,7 +237,9 @@ class Tidier:
             for uri in self._data.corpora:
                 for batch in batches(uri, self._data.columns, self._data.encoding, self._data.batch_rows):
                     rows = batch.rows
-                    totals.update(rows["source"] if "source" in rows else self._topics(rows["text"].astype(object)))
+                    totals.update(
+                        rows["source"] if "source" in rows else self._topics(rows["text"].astype(object))
+                    )
             self._totals = dict(totals)
         return self._totals
 

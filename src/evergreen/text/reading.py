@@ -95,7 +95,9 @@ def _csv(stream: BinaryIO, name: str, columns: Columns, encoding: str, batch_row
         unreadable.clear()
         stream.seek(0)
         # Bytes rather than strings: one row that is not valid UTF-8 must not end the whole file.
-        convert = pa.csv.ConvertOptions(column_types={c: pa.binary() for c in wanted}, include_columns=list(wanted))
+        convert = pa.csv.ConvertOptions(
+            column_types={c: pa.binary() for c in wanted}, include_columns=list(wanted)
+        )
         reader = pa.csv.open_csv(stream, convert_options=convert, **options)
         for block in reader:
             for start in range(0, block.num_rows, batch_rows):
@@ -106,7 +108,9 @@ def _csv(stream: BinaryIO, name: str, columns: Columns, encoding: str, batch_row
         if unreadable:
             yield Batch(pd.DataFrame(columns=list(wanted.values()), dtype=str), _drained(unreadable))
     except pa.ArrowInvalid as error:
-        raise CorpusError(f"{name}: not a CSV file that can be read ({error}). Check data.encoding and quoting.") from error
+        raise CorpusError(
+            f"{name}: not a CSV file that can be read ({error}). Check data.encoding and quoting."
+        ) from error
 
 
 def _drained(items: list[tuple[int, str]]) -> list[tuple[int, str]]:
@@ -122,7 +126,9 @@ def _decoded(frame: pd.DataFrame, unreadable: list[tuple[int, str]]) -> pd.DataF
         except UnicodeDecodeError:
             return None
 
-    decoded = pd.DataFrame({name: [decode(value) for value in frame[name]] for name in frame}, index=frame.index)
+    decoded = pd.DataFrame(
+        {name: [decode(value) for value in frame[name]] for name in frame}, index=frame.index
+    )
     bad = decoded.isna().any(axis=1) & frame.notna().all(axis=1)
     unreadable.extend((int(row), "not valid in data.encoding") for row in frame.index[bad])
     return decoded[~bad]
@@ -152,7 +158,9 @@ def _jsonl(stream: BinaryIO, name: str, columns: Columns, _encoding: str, batch_
         yield Batch(pd.DataFrame(table, index=list(rows), dtype=object), unreadable)
 
 
-def _parquet(stream: BinaryIO, name: str, columns: Columns, _encoding: str, batch_rows: int) -> Iterator[Batch]:
+def _parquet(
+    stream: BinaryIO, name: str, columns: Columns, _encoding: str, batch_rows: int
+) -> Iterator[Batch]:
     try:
         file = pq.ParquetFile(stream)
     except pa.ArrowInvalid as error:

@@ -65,7 +65,9 @@ class Classifier:
         """Answer texts, in their order."""
         rows = self.probabilities(texts, batch_size)
         return [
-            Prediction(self.labels[int(row.argmax())], {l: float(p) for l, p in zip(self.labels, row, strict=True)})
+            Prediction(
+                self.labels[int(row.argmax())], {l: float(p) for l, p in zip(self.labels, row, strict=True)}
+            )
             for row in rows
         ]
 

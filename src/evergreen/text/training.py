@@ -54,7 +54,9 @@ class Trained:
     texts: int
 
 
-def train(params: Train, labels: list[str], seed: int, data: Path, checkpoints: Path, fingerprint: str) -> Trained:
+def train(
+    params: Train, labels: list[str], seed: int, data: Path, checkpoints: Path, fingerprint: str
+) -> Trained:
     """Fine-tune on `data/train.parquet`, stopping early on the macro-F1 over `data/validation.parquet`.
 
     Args:
@@ -112,7 +114,11 @@ def _tokenised(path: Path, tokenizer: Any, labels: list[str], max_tokens: int) -
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         ids = tokenizer(batch["text"], truncation=True, max_length=max_tokens, return_token_type_ids=False)
-        return {**ids, "labels": [labels.index(label) for label in batch["label"]], "length": [*map(len, ids["input_ids"])]}
+        return {
+            **ids,
+            "labels": [labels.index(label) for label in batch["label"]],
+            "length": [*map(len, ids["input_ids"])],
+        }
 
     return rows.map(encode, batched=True, remove_columns=["id", "text", "label", "source"], desc="Tokenising")
 
@@ -124,8 +130,12 @@ def with_replay(training: datasets.Dataset, champion: Path, ratio: float, seed: 
     """
     state = champion / "training.json"
     if not state.exists():
-        raise sources.SourceError(f"{champion}: no training.json. train.warm_start wants weights that `train` wrote.")
-    until = np.datetime64(json.loads(state.read_text(encoding="utf-8"))["trained_until"].removesuffix("+00:00"))
+        raise sources.SourceError(
+            f"{champion}: no training.json. train.warm_start wants weights that `train` wrote."
+        )
+    until = np.datetime64(
+        json.loads(state.read_text(encoding="utf-8"))["trained_until"].removesuffix("+00:00")
+    )
     times = np.array(training.with_format("numpy")["observed_at"], dtype="datetime64[us]")
     new, old = np.flatnonzero(times > until), np.flatnonzero(times <= until)
     if not len(new):

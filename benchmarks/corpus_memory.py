@@ -1,0 +1,81 @@
+"""Preprocessing in constant memory: peak memory and speed for corpora of growing size.
+
+A generated CSV of random words, a tenth of them duplicates, is prepared in a process of its own:
+python benchmarks/corpus_memory.py [--rows 100000 1000000 10000000]
+"""
+
+import argparse
+import json
+import platform
+import random
+import resource
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+RESULT = Path("benchmarks/results/corpus_memory.json")
+
+
+def generate(path: Path, rows: int) -> None:
+    """Write a corpus of `rows` texts of 8 to 20 words."""
+    rng = random.Random(0)  # noqa: S311 - not a secret
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(20_000)]
+    recent = ["first text of all"]
+    with path.open("w") as file:
+        file.write("text,label,observed_at,source\n")
+        for _ in range(rows):
+            text = rng.choice(recent) if rng.random() < 0.1 else " ".join(rng.choices(words, k=rng.randint(8, 20)))
+            recent = [*recent[-99:], text]
+            file.write(f"@{rng.choice(words)} {text},{rng.choice(('no', 'yes'))},2026-01-01T00:00:00Z,all\n")
+
+
+def measure(path: Path) -> dict[str, float]:
+    """Prepare one corpus in this process."""
+    from evergreen import params  # noqa: PLC0415 - the parent process measures nothing
+    from evergreen.text import corpus  # noqa: PLC0415
+
+    columns = {"text": "text", "label": "label", "observed_at": "observed_at", "source": "source"}
+    changes = {"corpora": [str(path)], "encoding": "utf-8", "columns": columns, "labels": ["no", "yes"], "topics": []}
+    # As many buckets as keep each small: their number is a parameter, chosen for the largest corpus here.
+    data = params.load().model_dump(mode="json")["data"] | changes | {"train_topics": ["all"], "buckets": 256}
+    started = time.monotonic()
+    counts = corpus.prepare(params.Data.model_validate(data), path.parent / "out")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"rows": counts.rows, "seconds": time.monotonic() - started, "peak_memory_mb": peak, "duplicates": counts.duplicates}
+
+
+def main() -> None:
+    """Measure each size and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
+    parser.add_argument("--only", type=Path, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.only:
+        print(json.dumps(measure(chosen.only)))
+        return
+    table = []
+    for rows in chosen.rows:
+        with TemporaryDirectory(dir=".") as scratch:
+            path = Path(scratch) / "corpus.csv"
+            generate(path, rows)
+            command = [sys.executable, __file__, "--only", str(path)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            table.append({**json.loads(done.stdout.splitlines()[-1]), "file_mb": path.stat().st_size / 1e6})
+        print(table[-1], flush=True)
+    result = {
+        "command": f"python benchmarks/corpus_memory.py --rows {' '.join(map(str, chosen.rows))}",
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.machine()}",
+        "packages": {name: version(name) for name in ("pandas", "pyarrow", "pandera")},
+        "table": table,
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

