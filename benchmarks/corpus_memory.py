@@ -45,7 +45,8 @@ def measure(path: Path) -> dict[str, float]:
     started = time.monotonic()
     counts = corpus.prepare(params.Data.model_validate(data), path.parent / "out")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"rows": counts.rows, "seconds": time.monotonic() - started, "peak_memory_mb": peak, "duplicates": counts.duplicates}
+    seconds = time.monotonic() - started
+    return {"rows": counts.rows, "seconds": seconds, "peak_memory_mb": peak, "duplicates": counts.duplicates}
 
 
 def main() -> None:

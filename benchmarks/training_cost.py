@@ -6,6 +6,7 @@ Run it after `dvc repro preprocess`: python benchmarks/training_cost.py [--texts
 
 import argparse
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -54,7 +55,7 @@ def measure(setting: str, texts: int, epochs: float, seed: int) -> dict[str, flo
             freeze(model, embeddings, layers)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
 
-    models.TextClassifier.freeze = prepare  # type: ignore[method-assign]
+    models.TextClassifier.freeze = prepare  # type: ignore[method-assign, assignment]
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         rows = pq.read_table(DATA / "train.parquet")
@@ -93,9 +94,9 @@ def main() -> None:
             measured.append(json.loads(done.stdout.splitlines()[-1]))
     table = {name: {key: mean(run[key] for run in many) for key in many[0]} for name, many in runs.items()}
     result = {
-        "command": f"python benchmarks/training_cost.py --texts {chosen.texts} --epochs {chosen.epochs:g} --seeds {chosen.seeds}",
+        "command": " ".join(["python", *sys.argv]),
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {__import__('os').cpu_count()} processors",
+        "machine": f"{platform.machine()}, {os.cpu_count()} processors",
         "packages": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
         "table": table,
         "runs": runs,
@@ -106,8 +107,8 @@ def main() -> None:
     print("| setting | time, of full | peak memory MB | trainable | accuracy | macro-F1 |\n|---|---|---|---|---|---|")
     for name, row in table.items():
         print(
-            f"| {name} | {row['seconds'] / base:.2f} | {row['peak_memory_mb']:,.0f} | {row['trainable_parameters'] / 1e6:.1f} M"
-            f" | {row['accuracy']:.3f} | {row['macro_f1']:.3f} |"
+            f"| {name} | {row['seconds'] / base:.2f} | {row['peak_memory_mb']:,.0f}"
+            f" | {row['trainable_parameters'] / 1e6:.1f} M | {row['accuracy']:.3f} | {row['macro_f1']:.3f} |"
         )
 
 

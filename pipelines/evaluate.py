@@ -3,7 +3,9 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from evergreen import params, plots, tracking
@@ -68,30 +70,21 @@ def main() -> None:
         print(
             f"{name} {score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f}); TF-IDF {yardstick['value']:.3f}"
         )
-    print(
-        f"run {'recorded' if not flushed.problem else 'kept for later'}; card in {CARD}, plots in {REPORTS}"
-    )
+    print(f"run {'recorded' if not flushed.problem else 'kept for later'}; card in {CARD}, plots in {REPORTS}")
 
 
-def _plot(metrics: dict[str, object], truth: list[str], answers: list[str], labels: list[str]) -> None:
+def _plot(found: dict[str, Any], truth: list[str], answers: list[str], labels: list[str]) -> None:
     """Write the plots: tables for `dvc plots`, pictures for people."""
-    import numpy as np  # noqa: PLC0415
-
-    found: dict = metrics  # type: ignore[assignment]
     REPORTS.mkdir(parents=True, exist_ok=True)
     pd.DataFrame({"label": truth, "answered": answers}).to_csv(REPORTS / "confusion.csv", index=False)
-    pd.DataFrame(found["calibration"]["after"]).drop(columns="ece").to_csv(
-        REPORTS / "calibration.csv", index=False
-    )
+    pd.DataFrame(found["calibration"]["after"]).drop(columns="ece").to_csv(REPORTS / "calibration.csv", index=False)
     plots.confusion(np.array(found["confusion"]), labels, REPORTS / "confusion.png")
     plots.reliability(
         {"before temperature": found["calibration"]["before"], "after": found["calibration"]["after"]},
         REPORTS / "calibration.png",
     )
     rows = {**found["yardsticks"], "this bundle": found}
-    picked = {
-        name: {metric: row[metric] for metric in ("accuracy", "macro_f1")} for name, row in rows.items()
-    }
+    picked = {name: {metric: row[metric] for metric in ("accuracy", "macro_f1")} for name, row in rows.items()}
     plots.comparison(picked, REPORTS / "comparison.png")
 
 

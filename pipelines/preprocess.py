@@ -22,9 +22,7 @@ def main() -> None:
     (DATA / "profile.json").write_text(json.dumps(reference, indent=2) + "\n")
     class_counts(summary["topics"], chosen.labels, REPORTS / "data.png")
     kept = ", ".join(f"{side} {size:,}" for side, size in summary["splits"].items())
-    print(
-        f"{counts.rows:,} rows: {kept}; {counts.duplicates:,} duplicates, {summary['quarantined']:,} quarantined"
-    )
+    print(f"{counts.rows:,} rows: {kept}; {counts.duplicates:,} duplicates, {summary['quarantined']:,} quarantined")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage train: `data/text/` → the bundle `models/text/`, the torch weights `models/text-weights/`, `metrics/training.json`."""
+"""Stage train: `data/text/` → the bundle `models/text/`, its torch weights beside it, `metrics/training.json`."""
 
 import json
 import shutil
@@ -62,9 +62,7 @@ def main() -> None:
         trained.model, trained.tokenizer, texts, manifest.max_tokens, manifest.temperature
     )
     agreement = export.agreement(expected, Classifier(BUNDLE), texts)
-    best = max(
-        (row for row in trained.history if "eval_macro_f1" in row), key=lambda row: row["eval_macro_f1"]
-    )
+    best = max((row for row in trained.history if "eval_macro_f1" in row), key=lambda row: row["eval_macro_f1"])
     numbers = {
         "seconds": round(trained.seconds, 1),
         "texts": trained.texts,

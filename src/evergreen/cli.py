@@ -58,9 +58,7 @@ def _settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = [
-            f"{problem['loc'][0]}: found {problem['input']!r}. {problem['msg']}" for problem in error.errors()
-        ]
+        lines = [f"{problem['loc'][0]}: found {problem['input']!r}. {problem['msg']}" for problem in error.errors()]
         raise parameters.ParamsError("; ".join(lines) + ". Correct the environment or .env.") from error
 
 
@@ -75,9 +73,7 @@ app = typer.Typer(
 params_app = typer.Typer(
     help="Parameters of the pipeline.", epilog="Example: evergreen params check", no_args_is_help=True
 )
-bundle_app = typer.Typer(
-    help="Bundles of a model.", epilog="Example: evergreen bundle verify", no_args_is_help=True
-)
+bundle_app = typer.Typer(help="Bundles of a model.", epilog="Example: evergreen bundle verify", no_args_is_help=True)
 runs_app = typer.Typer(help="Tracked runs.", epilog="Example: evergreen runs send", no_args_is_help=True)
 app.add_typer(params_app, name="params")
 app.add_typer(bundle_app, name="bundle")
@@ -97,9 +93,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Log what is done, on standard error.")
-    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done, on standard error.")] = False,
     _version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
@@ -109,19 +103,13 @@ def _root(
 
 @app.command(epilog="Example: evergreen predict --file texts.csv > answers.jsonl")
 def predict(
-    text: Annotated[
-        str | None, typer.Argument(help="The text; put -- before one that starts with a dash.")
-    ] = None,
+    text: Annotated[str | None, typer.Argument(help="The text; put -- before one that starts with a dash.")] = None,
     file: Annotated[
         str | None,
-        typer.Option(
-            help="Texts to answer: .txt (one a line), .csv or .jsonl (with text); - for standard input."
-        ),
+        typer.Option(help="Texts to answer: .txt (one a line), .csv or .jsonl (with text); - for standard input."),
     ] = None,
     bundle: Annotated[Path, typer.Option(help="Folder of the bundle.")] = BUNDLE,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Answer as JSON; a file is always answered so.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON; a file is always answered so.")] = False,
 ) -> None:
     """Answer one text, or each text of a file as a JSON line in the file's order."""
     if (text is None) == (file is None):
@@ -175,9 +163,7 @@ def _texts(file: str) -> Iterator[str]:
     readers = {"": _lines, ".txt": _lines, ".csv": _csv_texts, ".jsonl": _jsonl_texts}
     read = readers.get(Path(file).suffix.lower())
     if read is None:
-        raise typer.BadParameter(
-            f"{file}: write a .txt, .csv or .jsonl file, or - for lines", param_hint="'--file'"
-        )
+        raise typer.BadParameter(f"{file}: write a .txt, .csv or .jsonl file, or - for lines", param_hint="'--file'")
     return _opened(file, read)
 
 
@@ -210,18 +196,14 @@ def _csv_texts(stream: BinaryIO, name: str) -> Iterator[str]:
     try:
         found = reader.fieldnames or []
         if "text" not in found:
-            raise SourceError(
-                f"{name}: no column text among {list(found)}. Name the column of the texts text."
-            )
+            raise SourceError(f"{name}: no column text among {list(found)}. Name the column of the texts text.")
         for row in reader:
             if row["text"] is None:
-                raise SourceError(
-                    f"{name}, line {reader.line_num}: no text in this row. Add it, or remove the row."
-                )
+                raise SourceError(f"{name}, line {reader.line_num}: no text in this row. Add it, or remove the row.")
             yield row["text"]
     except csv.Error as error:
         raise SourceError(
-            f"{name}, line {reader.line_num}: not CSV ({error}). Correct the row's quotes."
+            f"{name}, after line {reader.line_num}: not CSV ({error}). Correct the quotes there."
         ) from error
 
 

@@ -63,12 +63,10 @@ def failed(checks: list[Check]) -> list[Check]:
     return [check for check in checks if check.required and check.status == "problem"]
 
 
-# Names and passwords in an address, and secrets among its query. A password may hold an unquoted / or @, so all
-# up to the last @ goes; hf://ORG/MODEL@REVISION has none.
+# Names and passwords in an address, and secrets among its query. A password may hold an unquoted / or @, so
+# all up to the last @ goes; hf://ORG/MODEL@REVISION has none.
 _CREDENTIALS = re.compile(r"(?<!\bhf:)//(?:[^\s/@]*:\S*|[^\s/]*)@")
-_SECRET = re.compile(
-    r"([?&][\w.-]*(?:token|passw|secret|signature|key|credential|sig)[\w.-]*=)[^&\s]+", re.IGNORECASE
-)
+_SECRET = re.compile(r"([?&][\w.-]*(?:token|passw|secret|signature|key|credential|sig)[\w.-]*=)[^&\s]+", re.IGNORECASE)
 
 
 def hidden(text: str) -> str:
@@ -86,9 +84,7 @@ _PURPOSES = {
     "demo": "the default texts and weights",
     "dev": "tests and checks",
 }
-_REQUIREMENT = re.compile(
-    r"\s*(?P<name>[\w.-]+)\s*(?:\[[^]]*\])?\s*\(?(?P<versions>[^;)]*)\)?\s*(?:;(?P<marker>.*))?"
-)
+_REQUIREMENT = re.compile(r"\s*(?P<name>[\w.-]+)\s*(?:\[[^]]*\])?\s*\(?(?P<versions>[^;)]*)\)?\s*(?:;(?P<marker>.*))?")
 _VERSION = re.compile(r"\s*(?P<compare>[<>=!~]=?=?)\s*(?P<version>\S+)\s*")
 _COMPARE: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
     ">=": operator.ge,
@@ -176,13 +172,9 @@ def _compute() -> Iterator[Check]:
     try:
         import torch  # noqa: PLC0415 - takes seconds, and may not be there
 
-        device = (
-            f"cuda: {torch.cuda.get_device_name(0)}; {processor}" if torch.cuda.is_available() else processor
-        )
+        device = f"cuda: {torch.cuda.get_device_name(0)}; {processor}" if torch.cuda.is_available() else processor
     except Exception as error:  # a broken native library can raise anything
-        yield Check(
-            "compute", "problem", f"torch: {error}", "Install torch again: pip install 'evergreen[train]'."
-        )
+        yield Check("compute", "problem", f"torch: {error}", "Install torch again: pip install 'evergreen[train]'.")
     else:
         yield Check("compute", "ok", device)
 
@@ -194,17 +186,11 @@ def _parameters() -> Iterator[Check]:
     try:
         chosen = params.load(PARAMS)
     except params.ParamsError as error:
-        remedy = (
-            "Correct it, then: evergreen params check"
-            if PARAMS.exists()
-            else "Run from the repository's root."
-        )
+        remedy = "Correct it, then: evergreen params check" if PARAMS.exists() else "Run from the repository's root."
         yield Check("params", "problem", str(error), remedy, required=True)
         return
     except (OSError, UnicodeDecodeError) as error:
-        yield Check(
-            "params", "problem", f"{PARAMS}: {error}", "Make it a readable UTF-8 file.", required=True
-        )
+        yield Check("params", "problem", f"{PARAMS}: {error}", "Make it a readable UTF-8 file.", required=True)
         return
     yield Check("params", "ok", str(PARAMS), required=True)
     for corpus in chosen.data.corpora:
@@ -250,9 +236,7 @@ def _output(*command: str) -> str:
 
 def _dvc() -> Iterator[Check]:
     if not DVC.is_dir():
-        yield Check(
-            "dvc", "problem", "no DVC repository here", "Run from the repository's root.", required=True
-        )
+        yield Check("dvc", "problem", "no DVC repository here", "Run from the repository's root.", required=True)
         return
     config = configparser.ConfigParser(interpolation=None, strict=False)
     try:
@@ -278,9 +262,7 @@ def _dvc_remote(remote: str, url: str) -> Check:
     if reason := _unwritable(folder):
         remedy = f"Make it a writable folder, or: dvc remote modify {remote} url URL"
         return Check("dvc", "problem", f"{found} ({reason})", remedy, required=True)
-    return Check(
-        "dvc", "ok", found if folder.exists() else f"{found} (made by the first push)", required=True
-    )
+    return Check("dvc", "ok", found if folder.exists() else f"{found} (made by the first push)", required=True)
 
 
 def _unwritable(folder: Path) -> str | None:
@@ -322,9 +304,7 @@ def _server(uri: str, timeout: float) -> Check:
     try:
         answer = httpx.get(uri.rstrip("/") + "/health", timeout=timeout, follow_redirects=True)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-        return Check(
-            "tracking", "problem", f"{uri} does not answer ({type(error).__name__}: {error})", remedy
-        )
+        return Check("tracking", "problem", f"{uri} does not answer ({type(error).__name__}: {error})", remedy)
     if not answer.is_success:
         return Check("tracking", "problem", f"{uri} answers {answer.status_code} at /health", remedy)
     return Check("tracking", "ok", f"{uri} answers")

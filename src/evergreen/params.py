@@ -69,9 +69,7 @@ class Data(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.validation_share + self.test_share >= 1:
-            raise ValueError(
-                "validation_share + test_share leave nothing to train on: make their sum less than 1"
-            )
+            raise ValueError("validation_share + test_share leave nothing to train on: make their sum less than 1")
         if len(set(self.labels)) < len(self.labels):
             raise ValueError("labels: each label once")
         names = {topic.name for topic in self.topics}
@@ -148,9 +146,7 @@ def load(path: str | Path = "params.yaml") -> Params:
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ParamsError(
-            f"{path}: no such file. Run from the repository's root, or name the file."
-        ) from error
+        raise ParamsError(f"{path}: no such file. Run from the repository's root, or name the file.") from error
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {error}") from error
     return parse(raw, str(path))

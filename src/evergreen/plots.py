@@ -1,6 +1,7 @@
 """Plots for people: one look, readable in a pull request, in light and dark."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 mpl.use("agg")
-from matplotlib import pyplot as plt  # noqa: E402 - the backend comes first
+from matplotlib import pyplot as plt
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2")
 plt.rcParams.update(
@@ -39,7 +40,7 @@ def class_counts(topics: Mapping[str, Mapping[str, int]], labels: Sequence[str],
     names = sorted(topics, key=lambda name: sum(topics[name].values()))
     figure, axes = plt.subplots(figsize=(7, 0.5 * len(names) + 1.4))
     left = np.zeros(len(names))
-    for label, colour in zip(labels, COLOURS, strict=False):
+    for label, colour in zip(labels, cycle(COLOURS), strict=False):
         sizes = np.array([topics[name].get(label, 0) for name in names], dtype=float)
         axes.barh(names, sizes, left=left, color=colour, label=label)
         left += sizes
@@ -69,7 +70,7 @@ def reliability(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Draw accuracy against confidence, per bin; on the diagonal, confidence means what it says."""
     figure, axes = plt.subplots(figsize=(5, 4.4))
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
-    for (name, curve), colour in zip(curves.items(), COLOURS, strict=False):
+    for (name, curve), colour in zip(curves.items(), cycle(COLOURS), strict=False):
         axes.plot(
             curve["confidence"],
             curve["accuracy"],
@@ -109,16 +110,14 @@ def comparison(rows: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path
     """Draw models side by side, with their intervals: {model: {metric: {value, low, high}}}."""
     metrics = list(next(iter(rows.values())))
     figure, axes = plt.subplots(
-        1, len(metrics), figsize=(4.2 * len(metrics), 0.5 * len(rows) + 1.5), sharey=True
+        1, len(metrics), figsize=(4.2 * len(metrics), 0.5 * len(rows) + 1.5), sharey=True, squeeze=False
     )
-    for axis, metric in zip(axes, metrics, strict=True):
+    for axis, metric in zip(axes[0], metrics, strict=True):
         for place, (_, scores) in enumerate(reversed(list(rows.items()))):
             score = scores[metric]
-            spread = [[score["value"] - score["low"]], [score["high"] - score["value"]]]
+            spread = [[max(score["value"] - score["low"], 0)], [max(score["high"] - score["value"], 0)]]
             last = place == len(rows) - 1
-            axis.errorbar(
-                score["value"], place, xerr=spread, fmt="o", capsize=4, color=COLOURS[0] if last else "grey"
-            )
+            axis.errorbar(score["value"], place, xerr=spread, fmt="o", capsize=4, color=COLOURS[0] if last else "grey")
             axis.text(score["high"], place, f"  {score['value']:.3f}", va="center")
         axis.set(title=metric.replace("_", " "), xlim=(0, 1.12), ylim=(-0.6, len(rows) - 0.4))
         axis.set_yticks(range(len(rows)), list(reversed(list(rows))))

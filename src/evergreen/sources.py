@@ -6,8 +6,9 @@ Nothing here needs a network unless the address does.
 import hashlib
 import importlib.metadata
 import re
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -33,9 +34,7 @@ def local(uri: str) -> Path:
         return _downloaded(uri)
     path = Path(uri)
     if not path.exists():
-        raise SourceError(
-            f"{uri}: no such file or folder. Correct the path, or write package:, s3:// or hf://."
-        )
+        raise SourceError(f"{uri}: no such file or folder. Correct the path, or write package:, s3:// or hf://.")
     return path
 
 
@@ -55,7 +54,7 @@ def opened(uri: str) -> Iterator[BinaryIO]:
 
 def _in_package(uri: str, rest: str) -> Path:
     name, _, inner = rest.partition("/")
-    if not name or not inner or ".." in Path(inner).parts:
+    if not name or not inner or ".." in Path(rest).parts:
         raise SourceError(f"{uri}: write package:NAME/PATH, a file or folder inside an installed package.")
     # A distribution's record tells where its files are, without running any of its code.
     for distribution in _distributions(name):
@@ -86,9 +85,8 @@ _HUB = re.compile(
 def _from_hub(uri: str) -> Path:
     found = _HUB.fullmatch(uri)
     if not found:
-        raise SourceError(
-            f"{uri}: write hf://ORG/MODEL or hf://datasets/ORG/NAME, with @REVISION to pin one."
-        )
+        raise SourceError(f"{uri}: write hf://ORG/MODEL or hf://datasets/ORG/NAME, with @REVISION to pin one.")
+    path = found["path"] or ""
     try:
         from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for those who load from a hub
 
@@ -96,14 +94,15 @@ def _from_hub(uri: str) -> Path:
             found["repo"],
             repo_type="dataset" if found["datasets"] else "model",
             revision=found["rev"],
-            allow_patterns=found["path"],
-            ignore_patterns=None
-            if found["datasets"]
-            else ["*.h5", "*.msgpack", "*.onnx", "*.ot", "*.bin.index.json"],
+            allow_patterns=[path, f"{path}/*"] if path else None,
+            ignore_patterns=None if found["datasets"] or path else ["*.h5", "*.msgpack", "*.onnx", "*.ot"],
         )
     except Exception as error:
         raise _unreachable(uri, error) from error
-    return Path(folder) / (found["path"] or "")
+    target = Path(folder) / path
+    if not target.exists():
+        raise SourceError(f"{uri}: the repository has no {path}. Correct the path.")
+    return target
 
 
 def _downloaded(uri: str) -> Path:
@@ -114,22 +113,25 @@ def _downloaded(uri: str) -> Path:
         raise _unreachable(uri, error) from error
     if not files:
         raise SourceError(f"{uri}: nothing there. Correct the address, or check that you may list it.")
-    versions = sorted(
-        (name, str(info.get("ETag") or info.get("mtime")), info["size"]) for name, info in files.items()
-    )
-    folder = (
-        Settings().state_dir / "downloads" / hashlib.sha256(repr((uri, versions)).encode()).hexdigest()[:16]
-    )
+    versions = sorted((name, str(info.get("ETag") or info.get("mtime")), info["size"]) for name, info in files.items())
+    folder = Settings().state_dir / "downloads" / hashlib.sha256(repr((uri, versions)).encode()).hexdigest()[:16]
     root = str(filesystem._strip_protocol(uri))
     single = root in files
     target = folder / Path(root).name if single else folder
     if not target.exists():
-        partial = folder.with_suffix(".partial")
-        for name in files:
-            inner = partial / (Path(name).name if single else Path(name).relative_to(root))
-            inner.parent.mkdir(parents=True, exist_ok=True)
-            filesystem.get_file(name, str(inner))
-        partial.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
+            for name in files:
+                inner = Path(partial, folder.name, Path(name).name if single else Path(name).relative_to(root))
+                if ".." in inner.parts:
+                    raise SourceError(f"{uri}: {name} would be written outside of its folder. Rename it.")
+                inner.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    filesystem.get_file(name, str(inner))
+                except Exception as error:
+                    raise _unreachable(uri, error) from error
+            with suppress(OSError):  # another process was faster
+                Path(partial, folder.name).rename(folder)
     return target
 
 
@@ -139,7 +141,9 @@ def _filesystem(uri: str) -> Any:
     scheme = uri.partition("://")[0]
     endpoint = Settings().s3_endpoint_url
     options = {"client_kwargs": {"endpoint_url": endpoint}} if scheme == "s3" and endpoint else {}
-    return fsspec.filesystem(scheme, **options)
+    filesystem = fsspec.filesystem(scheme, **options)
+    filesystem.invalidate_cache()  # the object may have changed since it was last listed
+    return filesystem
 
 
 def _unreachable(uri: str, error: Exception) -> SourceError:

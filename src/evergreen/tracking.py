@@ -69,9 +69,7 @@ def record(run: Run, settings: Settings) -> Flushed:
     partial.rename(folder)
     flushed = flush(settings)
     if flushed.problem:
-        log.warning(
-            "run kept for later", problem=flushed.problem, kept=flushed.kept, remedy="evergreen runs send"
-        )
+        log.warning("run kept for later", problem=flushed.problem, kept=flushed.kept, remedy="evergreen runs send")
     return flushed
 
 
@@ -95,9 +93,7 @@ def flush(settings: Settings) -> Flushed:
         try:
             _send(folder, settings)
         except Exception as error:  # whatever the server or the network does, the record stays
-            return Flushed(
-                sent, len(records) - sent, f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
-            )
+            return Flushed(sent, len(records) - sent, f"{type(error).__name__}: {str(error).splitlines()[0][:300]}")
         shutil.rmtree(folder)
         sent += 1
     return Flushed(sent, 0)
@@ -134,9 +130,7 @@ def _send(folder: Path, settings: Settings) -> None:
     client = mlflow.MlflowClient(settings.tracking_uri)
     experiment = client.get_experiment_by_name(settings.mlflow_experiment)
     if experiment is None:
-        store = (
-            None if settings.mlflow_tracking_uri else (settings.state_dir.resolve() / "artifacts").as_uri()
-        )
+        store = None if settings.mlflow_tracking_uri else (settings.state_dir.resolve() / "artifacts").as_uri()
         experiment_id = client.create_experiment(settings.mlflow_experiment, store)
     else:
         experiment_id = experiment.experiment_id
@@ -145,23 +139,17 @@ def _send(folder: Path, settings: Settings) -> None:
         run_id = known[0].info.run_id
     else:
         tags = {"evergreen.run": run["key"]}
-        run_id = client.create_run(
-            experiment_id, start_time=run["at"], tags=tags, run_name=run["name"]
-        ).info.run_id
+        run_id = client.create_run(experiment_id, start_time=run["at"], tags=tags, run_name=run["name"]).info.run_id
     have = known[0].data.params if known else {}
-    params = [
-        Param(name, str(value)[:6000]) for name, value in _flat(run["params"]).items() if name not in have
-    ]
+    params = [Param(name, str(value)[:6000]) for name, value in _flat(run["params"]).items() if name not in have]
     metrics = [Metric(name, value, run["at"], 0) for name, value in _numbers(run["metrics"]).items()]
     for row in run["steps"]:
         numbers = _numbers({name: value for name, value in row.items() if name != "step"})
-        metrics += [
-            Metric(f"training.{name}", value, run["at"], int(row["step"])) for name, value in numbers.items()
-        ]
-    tags = [RunTag(name, value) for name, value in run["tags"].items()]
+        metrics += [Metric(f"training.{name}", value, run["at"], int(row["step"])) for name, value in numbers.items()]
+    run_tags = [RunTag(name, value) for name, value in run["tags"].items()]
     for start in range(0, max(len(params), len(metrics), 1), 100):  # the server's limits on one request
         client.log_batch(
-            run_id, metrics[start : start + 100], params[start : start + 100], tags if not start else []
+            run_id, metrics[start : start + 100], params[start : start + 100], run_tags if not start else []
         )
     if any((folder / "artifacts").iterdir()):
         client.log_artifacts(run_id, str(folder / "artifacts"))

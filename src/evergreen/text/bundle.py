@@ -82,17 +82,13 @@ def verify(folder: Path) -> Manifest:
         raw = json.loads(path.read_text(encoding="utf-8"))
         found = raw.get("format")
         if isinstance(found, int) and found > FORMAT:
-            raise BundleError(
-                f"{path}: format {found} is newer than this program reads ({FORMAT}). Update evergreen."
-            )
+            raise BundleError(f"{path}: format {found} is newer than this program reads ({FORMAT}). Update evergreen.")
         manifest = Manifest.model_validate(raw)
     except (ValueError, AttributeError) as error:
         detail = f"{error.error_count()} wrong fields" if isinstance(error, ValidationError) else str(error)
         raise BundleError(f"{path}: not a manifest ({detail}). {remedy}") from error
     if manifest.format != FORMAT:
-        raise BundleError(
-            f"{path}: format {manifest.format} is no longer read ({FORMAT} is). Make the bundle again."
-        )
+        raise BundleError(f"{path}: format {manifest.format} is no longer read ({FORMAT} is). Make the bundle again.")
     for required in ("model.onnx", "tokenizer.json"):
         if required not in manifest.sha256:
             raise BundleError(f"{path}: names no {required}. {remedy}")

@@ -58,15 +58,15 @@ def card(manifest: Manifest, metrics: dict[str, Any], data: dict[str, Any]) -> s
             f" {agreed['batch_max_probability_difference']:.3f}).",
             "",
             "## What it costs",
-            f"One text: {speed['p50_ms']:.1f} ms (p99 {speed['p99_ms']:.1f} ms); {speed['texts_per_second']:,.0f} texts per"
-            " second in batches, on the machine that evaluated it. Training took"
+            f"One text: {speed['p50_ms']:.1f} ms (p99 {speed['p99_ms']:.1f} ms); {speed['texts_per_second']:,.0f} texts"
+            " per second in batches, on the machine that evaluated it. Training took"
             f" {cost['training_seconds']:.0f} s ({cost['training']:.4f} {cost['currency']}, about"
             f" {cost['training_watt_hours']:.1f} Wh); a million predictions cost {cost['million_predictions']:.4f}"
             f" {cost['currency']} (about {cost['million_predictions_watt_hours']:.0f} Wh).",
             "",
             "## What it is not for",
-            f"It knows texts like those of {', '.join(manifest.trained_on)}; on other topics its accuracy is unknown until"
-            " measured, and its confidence no longer means what it says. It reads at most"
+            f"It knows texts like those of {', '.join(manifest.trained_on)}; on other topics its accuracy is unknown"
+            " until measured, and its confidence no longer means what it says. It reads at most"
             f" {manifest.max_tokens} tokens of a text. No decision about a person should rest on it alone.",
             "",
         ]

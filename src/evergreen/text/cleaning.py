@@ -15,13 +15,19 @@ USER, LINK, MAIL = "@user", "http", "@mail"
 
 # Crowd-sourced files say Latin-1 and mean Windows-1252, as browsers assume.
 _C1 = {code: bytes([code]).decode("cp1252", "ignore") or None for code in range(0x80, 0xA0)}
-_CONTROL = {code: None for code in [*range(0x09), *range(0x0E, 0x20), 0x7F]} | {
-    ord(char): None for char in "\u200b\u2060\ufeff\u00ad"
+_CONTROL = dict.fromkeys([*range(9), *range(14, 32), 127]) | {
+    # Zero-width and direction marks, which some apps put between @ and the name.
+    ord(char): None
+    for char in "\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff\u00ad"
 }
-_NESTED_AMPERSAND = re.compile(r"&(?:(?:amp|AMP|#0*38|#[xX]0*26);)+")
-_LINK = re.compile(r"\b(?:https?://|www\.)\S+", re.IGNORECASE)
-_MAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+")
+_AT = {ord(char): "@" for char in "\uff20\ufe6b"}
+_NESTED_AMPERSAND = re.compile(r"&(?:(?:amp|AMP|#0*38(?![0-9])|#[xX]0*26(?![0-9a-fA-F]));?)+")
+_NUMBER = re.compile(r"&#0*([0-9]{1,8})[0-9]*")  # no character has more digits, and Python won't read thousands
+_LINK = re.compile(r"(?:https?://|(?<![a-z])www\.)\S+", re.IGNORECASE)
+_MAIL = re.compile(r"(?<![\w.+-])[\w.+-]++@[\w-]++(?:\.[\w-]++)+")  # possessive: one pass over any text
 _SPACE = re.compile(r"\s+")
+_DEEPEST = 8
+"""Passes after which a text that still uncovers escapes loses them: nobody nests them that deep in good faith."""
 
 
 def cleaner(public_handles: Iterable[str] = ()) -> Callable[[str], str]:
@@ -30,12 +36,12 @@ def cleaner(public_handles: Iterable[str] = ()) -> Callable[[str], str]:
     The function is idempotent: cleaning a clean text changes nothing.
     """
     kept = "|".join([*map(re.escape, public_handles), "user", "mail"])
-    handle = re.compile(rf"@(?!(?:{kept})\b)\w+", re.IGNORECASE)
+    handle = re.compile(rf"@(?!(?:{kept})\b)\w[\w\u0300-\u036f]*", re.IGNORECASE)
 
     def once(text: str) -> str:
         # Collapsed first, so that "&amp;amp;amp;…" of any length costs one pass.
-        text = html.unescape(_NESTED_AMPERSAND.sub("&", text))
-        text = text.translate(_C1).translate(_CONTROL)
+        text = html.unescape(_NUMBER.sub(r"&#\1", _NESTED_AMPERSAND.sub("&", text)))
+        text = text.translate(_C1).translate(_CONTROL).translate(_AT)
         text = unicodedata.normalize("NFC", text.encode("utf-8", "ignore").decode())
         text = _LINK.sub(LINK, text)
         text = _MAIL.sub(MAIL, text)
@@ -44,8 +50,10 @@ def cleaner(public_handles: Iterable[str] = ()) -> Callable[[str], str]:
 
     def clean(text: str) -> str:
         # What one pass uncovers (an escaped handle, say) the next one cleans; two or three settle a text.
+        passes = 0
         while (cleaned := once(text)) != text:
-            text = cleaned
+            passes += 1
+            text = cleaned.replace("&", " ") if passes == _DEEPEST else cleaned
         return text
 
     return clean

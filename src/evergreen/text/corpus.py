@@ -1,6 +1,7 @@
 """The corpus: one schema, cleaning, and a split by hash, for any number of rows in constant memory."""
 
 import hashlib
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -51,9 +52,7 @@ def split_of(text_key: int, validation_share: float, test_share: float) -> str:
 def schema(data: Data) -> pandera.DataFrameSchema:
     """Say what a good row is."""
     text = [
-        pandera.Check.str_length(
-            max_value=data.max_characters, error=f"longer than {data.max_characters} characters"
-        )
+        pandera.Check.str_length(max_value=data.max_characters, error=f"longer than {data.max_characters} characters")
     ]
     return pandera.DataFrameSchema(
         {
@@ -113,16 +112,14 @@ def prepare(data: Data, folder: Path) -> Counts:
         shutil.rmtree(buckets, ignore_errors=True)
     sizes = {split: sum(n for (side, _, _), n in counts.kept.items() if side == split) for split in SPLITS}
     if empty := [split for split, size in sizes.items() if not size]:
-        raise CorpusError(
-            f"no text left for {empty} (kept: {sizes}). Check data.train_topics and the shares."
-        )
+        raise CorpusError(f"no text left for {empty} (kept: {sizes}). Check data.train_topics and the shares.")
     return counts
 
 
 def _spread(data: Data, folder: Path, buckets: Path, counts: Counts) -> None:
     names = range(data.buckets)
     writers = {n: pq.ParquetWriter(buckets / f"{n}.parquet", _BUCKET) for n in names}
-    tidy, rules = Tidier(data), schema(data)
+    tidy, rules, read = Tidier(data), schema(data), 0
     with (folder / "quarantine.csv").open("w", encoding="utf-8", newline="") as quarantine:
         pd.DataFrame(columns=["corpus", "row", "reason", "text"]).to_csv(quarantine, index=False)
         try:
@@ -136,11 +133,12 @@ def _spread(data: Data, folder: Path, buckets: Path, counts: Counts) -> None:
                     )
                     empty = good["text"].str.len() < data.min_characters
                     counts.near_empty += int(empty.sum())
-                    good = good[~empty].assign(corpus=number)
+                    good = good[~empty]
+                    # Reading order across corpora decides which of two duplicates stays.
+                    good = good.assign(order=range(read, read + len(good)))
+                    read += len(batch.rows)
                     for n, part in good.groupby(good["key"].map(lambda k: k * data.buckets >> 64)):
-                        writers[int(n)].write_table(
-                            pa.Table.from_pandas(_stored(part), _BUCKET, preserve_index=False)
-                        )
+                        writers[int(n)].write_table(pa.Table.from_pandas(_stored(part), _BUCKET, preserve_index=False))
         finally:
             for writer in writers.values():
                 writer.close()
@@ -150,15 +148,12 @@ _BUCKET = ARROW.append(pa.field("key", pa.uint64())).append(pa.field("order", pa
 
 
 def _stored(part: pd.DataFrame) -> pd.DataFrame:
-    # File order across corpora decides which of two duplicates stays.
-    return part.assign(order=part["corpus"] * 2**40 + part.index, key=part["key"].astype("uint64"))
+    return part.assign(key=part["key"].astype("uint64"))
 
 
 def _collect(data: Data, folder: Path, buckets: Path, counts: Counts) -> None:
     sides = [*SPLITS, "stream"]
-    writers = {
-        side: pq.ParquetWriter(folder / f"{side}.parquet", ARROW, compression="zstd") for side in sides
-    }
+    writers = {side: pq.ParquetWriter(folder / f"{side}.parquet", ARROW, compression="zstd") for side in sides}
     try:
         for n in range(data.buckets):
             rows = pq.read_table(buckets / f"{n}.parquet").to_pandas().sort_values(["key", "order"])
@@ -190,27 +185,30 @@ class Tidier:
     def __call__(self, batch: Batch, rules: pandera.DataFrameSchema) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the good rows (schema plus `key`) and the bad ones (`row`, `reason`, cleaned `text`)."""
         rows = batch.rows.astype(object)
-        raw = rows["text"].map(lambda value: value if isinstance(value, str) else None)
-        rows["source"] = rows["source"] if "source" in rows else self._topics(raw)
-        rows["text"] = raw.map(lambda value: value and self._clean(value[: self._data.max_characters + 1]))
+        rows["source"] = self._sources(rows)
+        rows["text"] = rows["text"].map(lambda value: self._clean(value) if isinstance(value, str) else None)
         rows["observed_at"] = self._times(rows)
+        for name in ("label", "source"):
+            rows[name] = rows[name].map(_encodable)
         rows = rows.astype({"text": STRING, "label": STRING, "source": STRING})
         reasons = _failures(rows, rules)
         told = [(row, reason, "") for row, reason in batch.unreadable]
         told += [(int(row), reason, _shown(rows.at[row, "text"])) for row, reason in reasons.items()]
         good = rows.drop(index=list(reasons))
         good["key"] = pd.Series([key(text) for text in good["text"]], good.index, dtype=object)
-        if "id" not in good:
-            good["id"] = [f"{k:016x}" for k in good["key"]]
-        good["id"] = good["id"].astype(str)
+        hashed = pd.Series([f"{k:016x}" for k in good["key"]], good.index, dtype=object)
+        good["id"] = (
+            good["id"].where(good["id"].notna(), hashed).map(_encodable).astype(str) if "id" in good else hashed
+        )
         return good, pd.DataFrame(told, columns=["row", "reason", "text"])
 
-    def _topics(self, raw: pd.Series) -> pd.Series:
-        texts, found = raw.fillna(""), pd.Series("other", raw.index, dtype=object)
-        for topic in reversed(self._data.topics):  # the first that matches wins
-            if topic.pattern:
-                found[texts.str.contains(topic.pattern, case=False, regex=True)] = topic.name
-        return found
+    def _sources(self, rows: pd.DataFrame) -> pd.Series:
+        if "source" in rows:
+            return rows["source"]
+        patterns = [(topic.name, re.compile(topic.pattern, re.I)) for topic in self._data.topics if topic.pattern]
+        texts = [text if isinstance(text, str) else "" for text in rows["text"]]
+        found = [next((name for name, pattern in patterns if pattern.search(text)), "other") for text in texts]
+        return pd.Series(found, rows.index, dtype=object)
 
     def _times(self, rows: pd.DataFrame) -> pd.Series:
         if "observed_at" in rows:
@@ -236,10 +234,7 @@ class Tidier:
             totals: Counter[str] = Counter()
             for uri in self._data.corpora:
                 for batch in batches(uri, self._data.columns, self._data.encoding, self._data.batch_rows):
-                    rows = batch.rows
-                    totals.update(
-                        rows["source"] if "source" in rows else self._topics(rows["text"].astype(object))
-                    )
+                    totals.update(self._sources(batch.rows))
             self._totals = dict(totals)
         return self._totals
 
@@ -259,6 +254,11 @@ def _failures(rows: pd.DataFrame, rules: pandera.DataFrameSchema) -> dict[int, s
             for index, column, check in zip(cases["index"], cases["column"], cases["check"], strict=True)
         }
     return {}
+
+
+def _encodable(value: Any) -> Any:
+    # JSON can hold half of a character pair, which no file can.
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _shown(text: Any) -> str:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -105,15 +106,10 @@ def per_class(truth: Indices, answers: Indices, labels: Sequence[str]) -> dict[s
     }
 
 
-def slices(
-    rows: pd.DataFrame, truth: Indices, answers: Indices, params: Evaluate, seed: int
-) -> dict[str, Any]:
+def slices(rows: pd.DataFrame, truth: Indices, answers: Indices, params: Evaluate, seed: int) -> dict[str, Any]:
     """Accuracy by topic and by length, with intervals and the number of texts."""
     edges = params.length_edges
-    names = [
-        f"{low}–{high}" if high < edges[-1] else f"{low} and more"
-        for low, high in zip(edges, edges[1:], strict=False)
-    ]
+    names = [f"{low}–{high}" if high < edges[-1] else f"{low} and more" for low, high in pairwise(edges)]
     lengths = pd.cut(rows["text"].str.len(), edges, labels=names, right=False)
     found: dict[str, Any] = {}
     for kind, values in (("source", rows["source"]), ("characters", lengths)):
@@ -183,9 +179,7 @@ def yardsticks(
     models = {
         "majority class": DummyClassifier(strategy="most_frequent"),
         "TF-IDF + logistic regression": make_pipeline(
-            TfidfVectorizer(
-                ngram_range=(1, 2), min_df=2, sublinear_tf=True, max_features=params.tfidf_max_features
-            ),
+            TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, max_features=params.tfidf_max_features),
             LogisticRegression(C=4, class_weight="balanced", max_iter=1000, random_state=seed),
         ),
     }

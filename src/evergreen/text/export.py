@@ -75,7 +75,7 @@ def torch_probabilities(
         for text in texts:
             encoded = tokenizer(text, truncation=True, max_length=max_tokens, return_tensors="pt")
             rows.append(model(encoded["input_ids"], encoded["attention_mask"])["logits"][0].numpy())
-    return softmax(np.stack(rows) / temperature)
+    return softmax((np.stack(rows) / temperature).astype(np.float32))
 
 
 def agreement(expected: NDArray[np.float32], bundle: Classifier, texts: list[str]) -> dict[str, float]:

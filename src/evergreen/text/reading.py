@@ -1,11 +1,15 @@
 """Rows of a corpus file in batches, as tables of strings; a row that can't be read is told, not lost."""
 
+import csv
+import gzip
+import io
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -47,29 +51,40 @@ def batches(uri: str, columns: Columns, encoding: str, batch_rows: int) -> Itera
         if isinstance(file, Path) and file.is_dir():
             yield from _saved(file, columns, batch_rows)
             continue
-        suffix = Path(str(file).removesuffix(".gz")).suffix.lower()
-        read = {".csv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}.get(suffix)
+        read = _READERS.get(_suffix(file))
         if read is None:
-            raise CorpusError(f"{file}: unknown format {suffix!r}. Use .csv, .jsonl or .parquet.")
+            raise CorpusError(f"{file}: unknown format {_suffix(file)!r}. Use .csv, .jsonl or .parquet.")
         with sources.opened(str(file)) as stream:
-            yield from read(stream, str(file), columns, encoding, batch_rows)
+            plain = cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if str(file).lower().endswith(".gz") else stream
+            try:
+                yield from read(plain, str(file), columns, encoding, batch_rows)
+            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+                raise CorpusError(f"{file}: not a gzip file that can be read ({error}).") from error
+
+
+def _suffix(file: str | Path) -> str:
+    return Path(str(file).lower().removesuffix(".gz")).suffix
 
 
 def _files(uri: str) -> list[str | Path]:
-    if "://" in uri and not uri.startswith("hf://") and Path(uri).suffix:
+    if "://" in uri and not uri.startswith("hf://") and _suffix(uri) in _READERS:
         return [uri]  # streamed from where it is
     path = sources.local(uri)
     if not path.is_dir() or (path / "state.json").exists():
         return [path]
-    files = sorted(file for kind in ("*.csv", "*.jsonl", "*.parquet") for file in path.rglob(kind))
+    files = sorted(file for file in path.rglob("*") if _suffix(file) in _READERS and file.is_file())
     saved = sorted(state.parent for state in path.rglob("state.json"))
     if not files and not saved:
         raise CorpusError(f"{uri}: a folder without .csv, .jsonl, .parquet or a saved dataset in it.")
     return [*files, *saved]
 
 
+def _named(columns: Columns) -> dict[str, str]:
+    return {column: ours for ours, column in columns.model_dump().items() if column is not None}
+
+
 def _wanted(columns: Columns, present: list[str], name: str) -> dict[str, str]:
-    wanted = {column: ours for ours, column in columns.model_dump().items() if column is not None}
+    wanted = _named(columns)
     if missing := sorted(set(wanted) - set(present)):
         raise CorpusError(f"{name}: no column {missing}. It has {present}; name yours under data.columns.")
     return wanted
@@ -77,37 +92,45 @@ def _wanted(columns: Columns, present: list[str], name: str) -> dict[str, str]:
 
 def _csv(stream: BinaryIO, name: str, columns: Columns, encoding: str, batch_rows: int) -> Iterator[Batch]:
     unreadable: list[tuple[int, str]] = []
+    skipped: set[int] = set()
     position = 0
 
     def report(row: Any) -> str:
-        where = position if row.number is None else row.number - 2  # counted from 1, with the header
+        where = row.number - 2  # counted from 1, with the header
+        skipped.add(where)
         unreadable.append((where, f"{row.actual_columns} fields, {row.expected_columns} expected"))
         return "skip"
 
     utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
     options: dict[str, Any] = {
-        "read_options": pa.csv.ReadOptions(encoding="utf8" if utf8 else encoding, block_size=1 << 22),
+        # One thread: only so does the parser know a row's number.
+        "read_options": pa.csv.ReadOptions("utf8" if utf8 else encoding, use_threads=False, block_size=1 << 22),
         "parse_options": pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=report),
     }
     try:
-        header = pa.csv.open_csv(stream, **options).schema.names
+        # The header is read apart: a parser given up half-way may still be reading ahead in the stream.
+        lines = csv.reader(io.StringIO(stream.read(1 << 16).decode(encoding, "replace").removeprefix("\ufeff")))
+        header = next((line for line in lines if line), None)
+        if header is None:
+            raise CorpusError(f"{name}: empty. A CSV file starts with the names of its columns.")
         wanted = _wanted(columns, header, name)
-        unreadable.clear()
         stream.seek(0)
         # Bytes rather than strings: one row that is not valid UTF-8 must not end the whole file.
-        convert = pa.csv.ConvertOptions(
-            column_types={c: pa.binary() for c in wanted}, include_columns=list(wanted)
-        )
+        convert = pa.csv.ConvertOptions(column_types={c: pa.binary() for c in wanted}, include_columns=list(wanted))
         reader = pa.csv.open_csv(stream, convert_options=convert, **options)
         for block in reader:
             for start in range(0, block.num_rows, batch_rows):
                 frame = block.slice(start, batch_rows).to_pandas().rename(columns=wanted)
-                frame.index = pd.RangeIndex(position, position + len(frame))
-                position += len(frame)
+                numbers = []
+                while len(numbers) < len(frame):
+                    if position not in skipped:
+                        numbers.append(position)
+                    position += 1
+                frame.index = pd.Index(numbers)
                 yield Batch(_decoded(frame, unreadable), _drained(unreadable))
         if unreadable:
             yield Batch(pd.DataFrame(columns=list(wanted.values()), dtype=str), _drained(unreadable))
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise CorpusError(
             f"{name}: not a CSV file that can be read ({error}). Check data.encoding and quoting."
         ) from error
@@ -126,18 +149,15 @@ def _decoded(frame: pd.DataFrame, unreadable: list[tuple[int, str]]) -> pd.DataF
         except UnicodeDecodeError:
             return None
 
-    decoded = pd.DataFrame(
-        {name: [decode(value) for value in frame[name]] for name in frame}, index=frame.index
-    )
+    decoded = pd.DataFrame({name: [decode(value) for value in frame[name]] for name in frame}, index=frame.index)
     bad = decoded.isna().any(axis=1) & frame.notna().all(axis=1)
     unreadable.extend((int(row), "not valid in data.encoding") for row in frame.index[bad])
     return decoded[~bad]
 
 
 def _jsonl(stream: BinaryIO, name: str, columns: Columns, _encoding: str, batch_rows: int) -> Iterator[Batch]:
-    import gzip  # noqa: PLC0415
-
-    lines = enumerate(gzip.open(stream) if name.endswith(".gz") else stream)
+    wanted, seen = _named(columns), set[str]()
+    lines = enumerate(stream)
     while chunk := list(islice(lines, batch_rows)):
         rows, unreadable = {}, []
         for number, line in chunk:
@@ -148,19 +168,17 @@ def _jsonl(stream: BinaryIO, name: str, columns: Columns, _encoding: str, batch_
                 if not isinstance(row, dict):
                     raise ValueError("not an object")
                 rows[number] = row
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 unreadable.append((number, f"not valid JSON: {error}"))
-        wanted = {column: ours for ours, column in columns.model_dump().items() if column is not None}
-        if rows:
-            _wanted(columns, sorted(set().union(*rows.values())), name)
+        seen.update(*rows.values())
         # A key that only some rows lack is that row's fault, and is told as a missing value.
         table = {ours: [row.get(column) for row in rows.values()] for column, ours in wanted.items()}
         yield Batch(pd.DataFrame(table, index=list(rows), dtype=object), unreadable)
+    if seen:
+        _wanted(columns, sorted(seen), name)
 
 
-def _parquet(
-    stream: BinaryIO, name: str, columns: Columns, _encoding: str, batch_rows: int
-) -> Iterator[Batch]:
+def _parquet(stream: BinaryIO, name: str, columns: Columns, _encoding: str, batch_rows: int) -> Iterator[Batch]:
     try:
         file = pq.ParquetFile(stream)
     except pa.ArrowInvalid as error:
@@ -185,3 +203,6 @@ def _frames(tables: Iterator[pa.Table], wanted: dict[str, str]) -> Iterator[Batc
         frame.index = pd.RangeIndex(position, position + len(frame))
         position += len(frame)
         yield Batch(frame)
+
+
+_READERS = {".csv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}

@@ -66,7 +66,7 @@ class Classifier:
         rows = self.probabilities(texts, batch_size)
         return [
             Prediction(
-                self.labels[int(row.argmax())], {l: float(p) for l, p in zip(self.labels, row, strict=True)}
+                self.labels[int(row.argmax())], {label: float(p) for label, p in zip(self.labels, row, strict=True)}
             )
             for row in rows
         ]

@@ -54,9 +54,7 @@ class Trained:
     texts: int
 
 
-def train(
-    params: Train, labels: list[str], seed: int, data: Path, checkpoints: Path, fingerprint: str
-) -> Trained:
+def train(params: Train, labels: list[str], seed: int, data: Path, checkpoints: Path, fingerprint: str) -> Trained:
     """Fine-tune on `data/train.parquet`, stopping early on the macro-F1 over `data/validation.parquet`.
 
     Args:
@@ -96,12 +94,13 @@ def train(
     trainer.train(resume_from_checkpoint=last)
     seconds = before + time.monotonic() - started
     best = trainer.model.cpu().eval()
-    logits = trainer.predict(validation.remove_columns("observed_at")).predictions
+    # Its own labels beside the logits: texts come back grouped by length, not in the order of the file.
+    validated = trainer.predict(validation.remove_columns("observed_at"))
     shutil.rmtree(folder)
     return Trained(
         model=best,
         tokenizer=tokenizer,
-        temperature=fit_temperature(logits, np.array(validation["labels"])),
+        temperature=fit_temperature(validated.predictions, validated.label_ids),
         history=trainer.state.log_history,
         seconds=seconds,
         resumed_from=int(last.rpartition("-")[2]) if last else 0,
@@ -130,12 +129,8 @@ def with_replay(training: datasets.Dataset, champion: Path, ratio: float, seed: 
     """
     state = champion / "training.json"
     if not state.exists():
-        raise sources.SourceError(
-            f"{champion}: no training.json. train.warm_start wants weights that `train` wrote."
-        )
-    until = np.datetime64(
-        json.loads(state.read_text(encoding="utf-8"))["trained_until"].removesuffix("+00:00")
-    )
+        raise sources.SourceError(f"{champion}: no training.json. train.warm_start wants weights that `train` wrote.")
+    until = np.datetime64(json.loads(state.read_text(encoding="utf-8"))["trained_until"].removesuffix("+00:00"))
     times = np.array(training.with_format("numpy")["observed_at"], dtype="datetime64[us]")
     new, old = np.flatnonzero(times > until), np.flatnonzero(times <= until)
     if not len(new):
@@ -187,13 +182,13 @@ class _Trainer(Trainer):
         self._before = json.loads(clock.read_text()) if clock.exists() else 0.0
 
     def create_optimizer(self, *_args: Any, **_kwargs: Any) -> Any:
-        if self.optimizer is None:
+        if getattr(self, "optimizer", None) is None:
             encoder = [p for p in self.model.encoder.parameters() if p.requires_grad]
             groups = [{"params": self.model.head.parameters(), "lr": self._head_learning_rate}]
             if encoder:
                 groups.append({"params": encoder, "lr": self.args.learning_rate})
             self.optimizer = torch.optim.AdamW(groups, weight_decay=self.args.weight_decay)
-        return self.optimizer
+        return self.optimizer  # set above or by the caller
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
         labels = inputs["labels"]
