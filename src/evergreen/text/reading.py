@@ -104,7 +104,9 @@ def _csv(stream: BinaryIO, name: str, columns: Columns, encoding: str, batch_row
     utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
     options: dict[str, Any] = {
         # One thread: only so does the parser know a row's number.
-        "read_options": pa.csv.ReadOptions("utf8" if utf8 else encoding, use_threads=False, block_size=1 << 22),
+        "read_options": pa.csv.ReadOptions(
+            encoding="utf8" if utf8 else encoding, use_threads=False, block_size=1 << 22
+        ),
         "parse_options": pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=report),
     }
     try:
@@ -121,7 +123,7 @@ def _csv(stream: BinaryIO, name: str, columns: Columns, encoding: str, batch_row
         for block in reader:
             for start in range(0, block.num_rows, batch_rows):
                 frame = block.slice(start, batch_rows).to_pandas().rename(columns=wanted)
-                numbers = []
+                numbers: list[int] = []
                 while len(numbers) < len(frame):
                     if position not in skipped:
                         numbers.append(position)
