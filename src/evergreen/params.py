@@ -1,7 +1,10 @@
 """`params.yaml` as typed, validated models: a wrong key or value stops a stage before it works."""
 
+import codecs
 import re
+import reprlib
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -23,6 +26,20 @@ def _compiles(pattern: str) -> str:
     except re.error as error:
         raise ValueError(f"not a regular expression ({error})") from error
     return pattern
+
+
+def _known(encoding: str) -> str:
+    try:
+        codecs.lookup(encoding)
+    except LookupError as error:
+        raise ValueError("not an encoding that Python knows: write utf-8, latin-1 or cp1252, say") from error
+    return encoding
+
+
+def _rising(edges: list[int]) -> list[int]:
+    if any(low >= high for low, high in pairwise(edges)):
+        raise ValueError("each edge must be greater than the one before")
+    return edges
 
 
 class _Section(BaseModel):
@@ -52,12 +69,12 @@ class Data(_Section):
     """What `preprocess` reads."""
 
     corpora: Annotated[list[str], Field(min_length=1)]
-    encoding: str = "utf-8"
+    encoding: Annotated[str, AfterValidator(_known)] = "utf-8"
     columns: Columns = Columns()
     labels: Annotated[list[str], Field(min_length=2)]
     topics: list[Topic] = []
     train_topics: Annotated[list[str], Field(min_length=1)]
-    public_handles: list[str] = []
+    public_handles: list[Annotated[str, Field(pattern=r"^\w+$")]] = []
     min_characters: Annotated[int, Field(ge=0)]
     max_characters: Count
     max_bad_share: Share
@@ -68,13 +85,18 @@ class Data(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.validation_share + self.test_share >= 1:
-            raise ValueError("validation_share + test_share leave nothing to train on: make their sum less than 1")
+        problems, shares = [], self.validation_share + self.test_share
+        if shares >= 1:
+            problems.append(f"validation_share + test_share: found {shares:g}. Less than 1, to leave some to train on")
         if len(set(self.labels)) < len(self.labels):
-            raise ValueError("labels: each label once")
+            problems.append(f"labels: found {self.labels}. Each label once")
         names = {topic.name for topic in self.topics}
+        if len(names) < len(self.topics):
+            problems.append(f"topics: found {[topic.name for topic in self.topics]}. Each name once")
         if self.columns.source is None and (unknown := set(self.train_topics) - names - {"other"}):
-            raise ValueError(f"train_topics: {sorted(unknown)} not among topics {sorted(names)}")
+            problems.append(f"train_topics: {sorted(unknown)} not among topics {sorted(names)}")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 
@@ -117,7 +139,7 @@ class Evaluate(_Section):
     bootstrap_resamples: Annotated[int, Field(ge=100)]
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     calibration_bins: Count
-    length_edges: Annotated[list[int], Field(min_length=2)]
+    length_edges: Annotated[list[int], Field(min_length=2), AfterValidator(_rising)]
     latency_texts: Count
     throughput_texts: Count
     threads: Count
@@ -145,9 +167,11 @@ def load(path: str | Path = "params.yaml") -> Params:
     """
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ParamsError(f"{path}: no such file. Run from the repository's root, or name the file.") from error
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise ParamsError(
+            f"{path}: no such file, or not one that may be read. Run from the repository's root, or name the file."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: not valid YAML: {error}") from error
     return parse(raw, str(path))
 
@@ -167,6 +191,7 @@ def _line(problem: Any) -> str:
         return f"{key}: unknown key. Remove it or correct its spelling."
     if problem["type"] == "missing":
         return f"{key}: missing. Add it."
-    if isinstance(problem["input"], dict | list):
-        return f"{key}: {problem['msg']}"
-    return f"{key}: found {problem['input']!r}. {problem['msg']}"
+    said = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error" and isinstance(problem["input"], dict):
+        return f"{key}: {said}"  # of several keys at once, which it names
+    return f"{key}: found {reprlib.repr(problem['input'])}. {said}"

@@ -116,8 +116,7 @@ def comparison(rows: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path
         for place, (_, scores) in enumerate(reversed(list(rows.items()))):
             score = scores[metric]
             spread = [[max(score["value"] - score["low"], 0)], [max(score["high"] - score["value"], 0)]]
-            last = place == len(rows) - 1
-            axis.errorbar(score["value"], place, xerr=spread, fmt="o", capsize=4, color=COLOURS[0] if last else "grey")
+            axis.errorbar(score["value"], place, xerr=spread, fmt="o", capsize=4, color="grey" if place else COLOURS[0])
             axis.text(score["high"], place, f"  {score['value']:.3f}", va="center")
         axis.set(title=metric.replace("_", " "), xlim=(0, 1.12), ylim=(-0.6, len(rows) - 0.4))
         axis.set_yticks(range(len(rows)), list(reversed(list(rows))))

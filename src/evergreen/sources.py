@@ -123,15 +123,17 @@ def _downloaded(uri: str) -> Path:
         with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
             for name in files:
                 inner = Path(partial, folder.name, Path(name).name if single else Path(name).relative_to(root))
-                if ".." in inner.parts:
+                if ".." in Path(name).parts:
                     raise SourceError(f"{uri}: {name} would be written outside of its folder. Rename it.")
                 inner.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     filesystem.get_file(name, str(inner))
                 except Exception as error:
                     raise _unreachable(uri, error) from error
-            with suppress(OSError):  # another process was faster
+            with suppress(OSError):  # when another process was faster
                 Path(partial, folder.name).rename(folder)
+        if not target.exists():
+            raise SourceError(f"{uri}: can't be stored as {folder}. Check that you may write there.")
     return target
 
 

@@ -125,7 +125,9 @@ def _csv(stream: BinaryIO, name: str, columns: Columns, encoding: str, batch_row
                 frame = block.slice(start, batch_rows).to_pandas().rename(columns=wanted)
                 numbers: list[int] = []
                 while len(numbers) < len(frame):
-                    if position not in skipped:
+                    if position in skipped:
+                        skipped.remove(position)
+                    else:
                         numbers.append(position)
                     position += 1
                 frame.index = pd.Index(numbers)
