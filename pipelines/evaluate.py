@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evergreen import params, plots, tracking
+from evergreen import params, plots, stage, tracking
 from evergreen.settings import Settings
 from evergreen.text import card, evaluation
 from evergreen.text.runtime import Classifier, softmax
@@ -89,4 +89,4 @@ def _plot(found: dict[str, Any], truth: list[str], answers: list[str], labels: l
 
 
 if __name__ == "__main__":
-    main()
+    stage.run(main)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from evergreen import params
+from evergreen import params, stage
 from evergreen.plots import class_counts
 from evergreen.text import corpus, profile
 
@@ -26,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stage.run(main)

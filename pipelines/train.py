@@ -9,9 +9,10 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from evergreen import params, plots, tracking
+from evergreen import params, plots, stage, tracking
 from evergreen.settings import Settings
 from evergreen.text import bundle, export, training
+from evergreen.text import model as models
 from evergreen.text.cleaning import VERSION
 from evergreen.text.corpus import SPLITS
 from evergreen.text.runtime import Classifier
@@ -36,7 +37,8 @@ def main() -> None:
     until = pc.max(times["observed_at"]).as_py().isoformat()
     trained.model.save(WEIGHTS, chosen.data.labels)
     trained.tokenizer.save_pretrained(WEIGHTS)
-    (WEIGHTS / "training.json").write_text(json.dumps({"trained_until": until}) + "\n")
+    weights_hash = models.weights_hash(WEIGHTS)
+    (WEIGHTS / "training.json").write_text(json.dumps({"trained_until": until, "weights_hash": weights_hash}) + "\n")
     export.export(trained.model, trained.tokenizer, BUNDLE, chosen.export.quantise)
     manifest = bundle.Manifest(
         version=chosen.export.version,
@@ -45,7 +47,7 @@ def main() -> None:
         temperature=trained.temperature,
         cleaning=bundle.Cleaning(version=VERSION, public_handles=chosen.data.public_handles),
         data_hash=data_hash,
-        weights_hash=bundle.sha256(WEIGHTS / "model.safetensors", WEIGHTS / "head.safetensors"),
+        weights_hash=weights_hash,
         trained_at=datetime.now(UTC).isoformat(timespec="seconds"),
         trained_until=until,
         trained_on=sorted(pc.unique(times["source"]).to_pylist()),
@@ -55,6 +57,7 @@ def main() -> None:
         sha256={},
     )
     bundle.write(BUNDLE, manifest)
+    shutil.rmtree(trained.checkpoints)
     texts = pq.read_table(DATA / "validation.parquet", columns=["text"])["text"].to_pylist()[
         : chosen.export.agreement_texts
     ]
@@ -93,11 +96,11 @@ def main() -> None:
         f"{agreement['label_agreement']:.1%} of {len(texts)} texts"
     )
     if agreement["label_agreement"] < chosen.export.min_label_agreement:
-        raise export.ExportError(
+        raise bundle.ExportError(
             f"the bundle gives the torch model's label for {agreement['label_agreement']:.1%} of the texts; "
             f"export.min_label_agreement wants {chosen.export.min_label_agreement:.1%}. Try export.quantise=false."
         )
 
 
 if __name__ == "__main__":
-    main()
+    stage.run(main)

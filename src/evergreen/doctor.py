@@ -117,7 +117,7 @@ def _packages() -> Iterator[Check]:
 
 def _group(extra: str, requirements: list[tuple[str, str]]) -> Check:
     name = f"packages: {extra}" if extra else "packages"
-    install = f"pip install 'evergreen[{extra}]'" if extra else "pip install evergreen"
+    install = f"pip install -e '.[{extra}]'" if extra else "pip install evergreen"
     remedy = f"{install} (for {_PURPOSES[extra]})" if extra in _PURPOSES else install
     absent, wrong = [], []
     for package, wanted in requirements:
@@ -174,7 +174,7 @@ def _compute() -> Iterator[Check]:
 
         device = f"cuda: {torch.cuda.get_device_name(0)}; {processor}" if torch.cuda.is_available() else processor
     except Exception as error:  # a broken native library can raise anything
-        yield Check("compute", "problem", f"torch: {error}", "Install torch again: pip install 'evergreen[train]'.")
+        yield Check("compute", "problem", f"torch: {error}", "Install torch again: pip install -e '.[train]'.")
     else:
         yield Check("compute", "ok", device)
 

