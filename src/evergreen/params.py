@@ -111,7 +111,7 @@ class Train(_Section):
     batch_size: Count
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     head_learning_rate: Annotated[float, Field(gt=0, le=1)]
-    warmup_share: Share
+    warmup_share: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]

@@ -19,7 +19,6 @@ class Settings(BaseSettings):
     """Seconds that an unreachable tracking server may cost."""
     s3_endpoint_url: str | None = Field(None, alias="AWS_ENDPOINT_URL")
     log_level: str = Field("warning", alias="EVERGREEN_LOG_LEVEL", pattern="(?i)^(debug|info|warning|error)$")
-    offline: bool = Field(False, alias="HF_HUB_OFFLINE")
 
     @property
     def tracking_uri(self) -> str:

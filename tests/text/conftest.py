@@ -37,7 +37,7 @@ def real_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     airlines = rows[rows["text"].str.contains("@VirginAmerica|@united", case=False)].head(TEXTS)
     assert len(airlines) == TEXTS
     path = tmp_path_factory.mktemp("corpus") / "airlines.csv"
-    airlines.to_csv(path, index=False)
+    airlines.assign(text=airlines["text"].str.split().str.join(" ")).to_csv(path, index=False)
     return path
 
 

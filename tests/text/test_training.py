@@ -1,0 +1,220 @@
+"""Training: it learns, it repeats itself, it stops early, and a kill costs no more than the last steps."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from evergreen import params, sources
+from evergreen.text import training
+
+LABELS = ["negative", "neutral", "positive"]
+WORDS = {"negative": "late lost", "neutral": "gate seat", "positive": "thanks love"}
+
+
+def write(folder: Path, sizes: dict[str, int], words: dict[str, str] = WORDS) -> Path:
+    """An easy corpus: one word of the text tells the label."""
+    rng = np.random.default_rng(0)
+    for split, size in sizes.items():
+        labels = rng.choice(LABELS, size)
+        texts = [" ".join(["the flight", *rng.choice(words[label].split(), rng.integers(1, 8))]) for label in labels]
+        pd.DataFrame(
+            {
+                "id": [str(i) for i in range(size)],
+                "text": texts,
+                "label": labels,
+                "observed_at": pd.date_range("2026-01-01", periods=size, freq="h", tz="UTC").as_unit("us"),
+                "source": "airline",
+            }
+        ).to_parquet(folder / f"{split}.parquet", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def easy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("easy"), {"train": 240, "validation": 60})
+
+
+@pytest.fixture
+def quick(chosen: params.Params) -> Callable[..., params.Train]:
+    def change(**changes: Any) -> params.Train:
+        rates = {"learning_rate": 3e-3, "head_learning_rate": 1e-2, "dropout": 0.0, "label_smoothing": 0.0}
+        return chosen.train.model_copy(update=rates | changes)
+
+    return change
+
+
+def losses(trained: training.Trained) -> list[float]:
+    return [row["loss"] for row in trained.history if "loss" in row]
+
+
+def test_it_learns_and_repeats_itself(quick: Callable[..., params.Train], easy: Path, tmp_path: Path) -> None:
+    def run(seed: int) -> training.Trained:
+        return training.train(quick(epochs=2), LABELS, seed, easy, tmp_path / str(time.time_ns()), "x")
+
+    first, same, other = run(7), run(7), run(8)
+    scores = [row["eval_accuracy"] for row in first.history if "eval_accuracy" in row]
+    assert max(scores) > 0.9
+    assert np.mean(losses(first)[-3:]) < 0.5 * np.mean(losses(first)[:3])
+    assert first.texts == 240
+    assert first.resumed_from == 0
+    weights = [run.model.state_dict() for run in (first, same, other)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert not torch.equal(weights[0]["head.weight"], weights[2]["head.weight"])
+    assert losses(first) == losses(same)
+
+
+def test_the_temperature_is_the_one_that_fits_validation(quick: Callable[..., params.Train], tmp_path: Path) -> None:
+    # Texts of very different lengths: evaluation may bring them back in another order than the file's.
+    folder = write(tmp_path, {"train": 96, "validation": 60})
+    trained = training.train(quick(), LABELS, 7, folder, tmp_path / "checkpoints", "x")
+    rows = pd.read_parquet(folder / "validation.parquet")
+    with torch.inference_mode():
+        encoded = trained.tokenizer(rows["text"].tolist(), padding=True, return_tensors="pt")
+        logits = trained.model(encoded["input_ids"], encoded["attention_mask"])["logits"].numpy()
+    truth = np.array([LABELS.index(label) for label in rows["label"]])
+    assert trained.temperature == pytest.approx(training.fit_temperature(logits, truth), rel=0.02)
+
+
+def test_frozen_weights_come_out_as_they_went_in(
+    quick: Callable[..., params.Train], easy: Path, weights: Path, tmp_path: Path
+) -> None:
+    before = training.models.load(weights, LABELS).state_dict()
+    after = training.train(quick(epochs=0.5), LABELS, 7, easy, tmp_path, "x").model.state_dict()
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert not [name for name in moved if "embeddings" in name or "layer.0." in name]
+    assert [name for name in moved if "layer.1." in name]
+
+
+def test_it_stops_early_and_keeps_the_best(quick: Callable[..., params.Train], easy: Path, tmp_path: Path) -> None:
+    hopeless = quick(epochs=30, learning_rate=1e-12, head_learning_rate=1e-12, patience=2)
+    trained = training.train(hopeless, LABELS, 7, easy, tmp_path, "x")
+    evaluations = [row for row in trained.history if "eval_macro_f1" in row]
+    assert len(evaluations) == 3  # the first, and two that are no better
+    assert max(row["epoch"] for row in trained.history) < 3
+
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from evergreen import params
+from evergreen.text import training
+chosen, data, checkpoints = sys.argv[1:]
+train = params.Train.model_validate_json(chosen)
+training.train(train, ["negative", "neutral", "positive"], 7, Path(data), Path(checkpoints), "same")
+"""
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(quick: Callable[..., params.Train], tmp_path: Path) -> None:
+    data = write(tmp_path, {"train": 480, "validation": 30})
+    long = quick(epochs=40, evaluations_per_epoch=4, patience=1000)
+    checkpoints = tmp_path / "checkpoints"
+    child = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, long.model_dump_json(), str(data), str(checkpoints)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(1200):
+            if list(checkpoints.glob("*/checkpoint-*/trainer_state.json")):
+                break
+            assert child.poll() is None
+            time.sleep(0.05)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+    [folder] = checkpoints.iterdir()
+    done = [json.loads(file.read_text()) for file in folder.glob("checkpoint-*/trainer_state.json")]
+    reached = max(state["global_step"] for state in done)
+    # As a kill in the middle of saving leaves it.
+    (folder / f"checkpoint-{reached + 1}").mkdir()
+    # Same run, but let it end soon: the checkpoint knows how far it was.
+    short = long.model_copy(update={"epochs": reached / 30 + 0.5})
+    trained = training.train(short, LABELS, 7, data, checkpoints, "same")
+    assert trained.resumed_from == reached > 0
+    assert trained.history[0]["step"] <= reached < trained.history[-1]["step"]
+    # They stay until the caller has what it needs.
+    assert trained.checkpoints == folder
+
+
+def test_another_fingerprint_does_not_resume(quick: Callable[..., params.Train], easy: Path, tmp_path: Path) -> None:
+    (tmp_path / "0123456789abcdef" / "checkpoint-5").mkdir(parents=True)
+    assert training.train(quick(epochs=0.5), LABELS, 7, easy, tmp_path, "x").resumed_from == 0
+    assert (tmp_path / "0123456789abcdef").exists()
+
+
+def champion(folder: Path, until: str) -> Path:
+    (folder / "training.json").write_text(json.dumps({"trained_until": until}))
+    return folder
+
+
+@pytest.fixture
+def dated() -> datasets.Dataset:
+    times = pd.date_range("2026-01-01", periods=100, freq="D", tz="UTC").as_unit("us")
+    return datasets.Dataset.from_pandas(pd.DataFrame({"row": range(100), "observed_at": times}), preserve_index=False)
+
+
+@pytest.mark.parametrize(("ratio", "old"), [(0.0, 0), (1.0, 10), (2.5, 25), (50.0, 90)])
+def test_replay_keeps_all_that_is_new_and_so_much_of_the_old(
+    dated: datasets.Dataset, tmp_path: Path, ratio: float, old: int
+) -> None:
+    until = dated["observed_at"][89].isoformat()
+    rows = training.with_replay(dated, champion(tmp_path, until), ratio, 7)["row"]
+    assert [row for row in rows if row > 89] == list(range(90, 100))
+    assert len([row for row in rows if row <= 89]) == old
+    assert len(set(rows)) == len(rows)
+
+
+def test_replay_differs_by_seed_only(dated: datasets.Dataset, tmp_path: Path) -> None:
+    folder = champion(tmp_path, "2026-03-31T00:00:00+00:00")
+    one, same, other = (list(training.with_replay(dated, folder, 2, seed)["row"]) for seed in (1, 1, 2))
+    assert one == same
+    assert one != other
+
+
+def test_replay_without_news_keeps_all(dated: datasets.Dataset, tmp_path: Path) -> None:
+    folder = champion(tmp_path, "2027-01-01T00:00:00+00:00")
+    assert len(training.with_replay(dated, folder, 2, 7)) == 100
+
+
+def test_a_champion_must_say_until_when_it_was_trained(
+    quick: Callable[..., params.Train], easy: Path, weights: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(sources.SourceError, match=r"no training\.json.*train\.warm_start"):
+        training.train(quick(warm_start=str(weights)), LABELS, 7, easy, tmp_path, "x")
+
+
+def nll(logits: np.ndarray, truth: np.ndarray, temperature: float) -> float:
+    return float(torch.nn.functional.cross_entropy(torch.tensor(logits / temperature), torch.tensor(truth)))
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_the_temperature_is_found_again(factor: float) -> None:
+    rng = np.random.default_rng(5)
+    logits = rng.normal(0, 2, (20_000, 3))
+    odds = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    truth = (odds.cumsum(1) < rng.random((20_000, 1))).sum(1).clip(max=2)
+    found = training.fit_temperature(factor * logits, truth)
+    assert found == pytest.approx(factor, rel=0.05)
+    assert nll(factor * logits, truth, found) <= nll(factor * logits, truth, 1.0) + 1e-9
+
+
+def test_class_weights(quick: Callable[..., params.Train]) -> None:
+    labels = [0] * 8 + [1] * 2
+    logits = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
+    right, wrong = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1]), reduction="none").tolist()
+    even = training._loss(quick(class_weight_power=0.0), labels, 2)(logits, torch.tensor([0, 1]))
+    full = training._loss(quick(class_weight_power=1.0), labels, 2)(logits, torch.tensor([0, 1]))
+    assert even.item() == pytest.approx((right + wrong) / 2)
+    # A text of the class that is four times as rare counts four times as much.
+    assert full.item() == pytest.approx((right + 4 * wrong) / 5)
