@@ -16,7 +16,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from evergreen import sources
+from evergreen.params import Columns
 from evergreen.sources import SourceError
+from evergreen.text.reading import batches
 
 
 def run(code: str, *arguments: str, **environment: str) -> str:
@@ -139,13 +141,13 @@ def fetched(bucket, monkeypatch) -> list[str]:
     """The names of the objects that were downloaded so far."""
     names: list[str] = []
     filesystem = sources._filesystem(bucket.uri)
-    get = type(filesystem).get_file
+    get = filesystem.get_file
 
-    def spy(self, name, *args, **kwargs):
+    def spy(name, *args, **kwargs):
         names.append(name.partition("/")[2])
-        return get(self, name, *args, **kwargs)
+        return get(name, *args, **kwargs)
 
-    monkeypatch.setattr(type(filesystem), "get_file", spy)
+    monkeypatch.setattr(filesystem, "get_file", spy)
     return names
 
 
@@ -215,16 +217,16 @@ def test_a_missing_object_is_told(bucket):
 def test_a_download_that_breaks_off_is_told_and_leaves_nothing_behind(bucket, monkeypatch, tmp_path):
     bucket.put("folder/a.csv", b"one")
     bucket.put("folder/b.csv", b"two")
-    kind = type(sources._filesystem(bucket.uri))
-    get = kind.get_file
+    filesystem = sources._filesystem(bucket.uri)
+    get = filesystem.get_file
 
-    def fail(self, name, *args, **kwargs):
+    def fail(name, *args, **kwargs):
         if name.endswith("b.csv"):
             raise PermissionError("Access Denied")
-        return get(self, name, *args, **kwargs)
+        return get(name, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "get_file", fail)
+        patch.setattr(filesystem, "get_file", fail)
         with pytest.raises(SourceError, match="Access Denied"):
             sources.local(f"{bucket.uri}/folder")
     assert list((tmp_path / "state" / "downloads").iterdir()) == []
@@ -236,7 +238,7 @@ def test_an_object_can_not_be_written_outside_of_its_folder(bucket, tmp_path, mo
     filesystem = sources._filesystem(bucket.uri)
     found = filesystem.find(f"{bucket.uri}/folder", detail=True)
     name = bucket.uri.removeprefix("s3://") + "/folder/../../../evil.csv"
-    monkeypatch.setattr(type(filesystem), "find", lambda *_, **__: {name: next(iter(found.values()))})
+    monkeypatch.setattr(filesystem, "find", lambda *_, **__: {name: next(iter(found.values()))})
     with pytest.raises(SourceError, match="outside of its folder"):
         sources.local(f"{bucket.uri}/folder")
     assert not list(tmp_path.rglob("evil.csv"))
@@ -252,9 +254,6 @@ def test_downloads_go_where_the_state_is_even_when_that_is_named_relatively(buck
 
 
 def test_a_corpus_in_a_bucket_is_read_without_downloading_it_and_a_folder_with_a_dot_is_one(bucket, fetched):
-    from evergreen.params import Columns  # noqa: PLC0415
-    from evergreen.text.reading import batches  # noqa: PLC0415
-
     bucket.put("2026.05/a.csv", b"text,label\nhello,neutral\n")
     bucket.put("b.csv.gz", gzip.compress(b"text,label\nhello,neutral\n"))
     for name, downloads in (("2026.05/a.csv", 0), ("b.csv.gz", 0), ("2026.05", 1)):

@@ -155,7 +155,7 @@ def test_a_server_that_is_away_keeps_the_record(state: Path, runs: list[tracking
         flushed = tracking.record(run, away)
         assert (flushed.sent, flushed.kept) == (0, number)
         assert flushed.problem is not None
-        assert f"127.0.0.1:{port}" in flushed.problem
+        assert "127.0.0.1" in flushed.problem
     assert tracking.pending(away) == 2
     # The files it was made from may go: the outbox has its own.
     for artifact in runs[0].artifacts:
@@ -173,9 +173,7 @@ def test_an_address_that_is_none_keeps_the_record(state: Path, runs: list[tracki
     assert tracking.pending(wrong) == 1
 
 
-def test_a_record_needs_no_git(
-    settings: Settings, runs: list[tracking.Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_record_needs_no_git(settings: Settings, runs: list[tracking.Run], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert tracking._git_commit() == "unknown"
 
@@ -212,9 +210,7 @@ def server(tmp_path: Path) -> Iterator[str]:
         process.wait()
 
 
-def test_what_was_kept_reaches_a_server_that_is_back(
-    state: Path, runs: list[tracking.Run], server: str
-) -> None:
+def test_what_was_kept_reaches_a_server_that_is_back(state: Path, runs: list[tracking.Run], server: str) -> None:
     away = Settings(EVERGREEN_STATE_DIR=state, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{free_port()}")
     for run in runs:
         tracking.record(run, away)

@@ -108,9 +108,10 @@ def _from_hub(uri: str) -> Path:
 def _downloaded(uri: str) -> Path:
     try:
         filesystem = _filesystem(uri)
-        files = filesystem.find(uri, detail=True)
+        found = filesystem.find(uri, detail=True)
     except Exception as error:
         raise _unreachable(uri, error) from error
+    files = {name: info for name, info in found.items() if not name.endswith("/")}  # consoles mark folders so
     if not files:
         raise SourceError(f"{uri}: nothing there. Correct the address, or check that you may list it.")
     versions = sorted((name, str(info.get("ETag") or info.get("mtime")), info["size"]) for name, info in files.items())

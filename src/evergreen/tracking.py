@@ -193,7 +193,10 @@ def _numbers(tree: dict[str, Any]) -> dict[str, float]:
 
 
 def _git_commit() -> str:
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, check=False
-    )
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, check=False
+        )
+    except OSError:  # no git here
+        return "unknown"
     return found.stdout.strip() or "unknown"

