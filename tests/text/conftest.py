@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from tokenizers import BertWordPieceTokenizer
+from tokenizers.processors import BertProcessing
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
 
 from evergreen import params, sources
@@ -48,6 +49,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory, real_texts: Path) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     words = BertWordPieceTokenizer()
     words.train_from_iterator(pd.read_csv(real_texts)["text"], vocab_size=400, show_progress=False)
+    ends = {name: words.token_to_id(name) for name in ("[CLS]", "[SEP]")}
+    words._tokenizer.post_processor = BertProcessing(("[SEP]", ends["[SEP]"]), ("[CLS]", ends["[CLS]"]))
     words.save(str(folder / "tokenizer.json"))
     special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
@@ -135,7 +138,7 @@ def make_bundle(classifier: model.TextClassifier, tokenizer: Any, chosen: params
             "labels": chosen.data.labels,
             "max_tokens": 32,
             "temperature": 1.5,
-            "cleaning": bundle.Cleaning(version=VERSION, public_handles=["united"]),
+            "cleaning": bundle.Cleaning(version=VERSION, public_handles=chosen.data.public_handles),
             "data_hash": "d" * 64,
             "weights_hash": "e" * 64,
             "trained_at": "2026-06-01T00:00:00+00:00",

@@ -116,7 +116,7 @@ def test_shares_are_kept_roughly():
     )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.lists(TEXT, max_size=30), st.lists(TEXT, max_size=30))
 def test_growing_the_corpus_moves_no_text(tmp_path_factory, old, new):
     folder = tmp_path_factory.mktemp("grow")
@@ -402,7 +402,7 @@ print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
     line = "flight %07d " + "word " * 100 + ",neutral\n"
-    sizes = {"small": 20_000, "large": 200_000}
+    sizes = {"small": 20_000, "large": 120_000}
     for name, rows in sizes.items():
         with (tmp_path / f"{name}.csv").open("w") as file:
             file.write("text,label\n")
@@ -414,5 +414,5 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
         assert int(told[0]) == rows
         peak[name] = int(told[1]) / 1024
     grown = ((tmp_path / "large.csv").stat().st_size - (tmp_path / "small.csv").stat().st_size) / 2**20
-    assert grown > 80
+    assert grown > 45
     assert peak["large"] - peak["small"] < grown / 2, peak  # megabytes

@@ -1,6 +1,7 @@
 """The runtime: every text gets an answer, in order, alone as in a batch."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from evergreen.text import bundle
 from evergreen.text.runtime import Classifier, Prediction, softmax
 
 INT8_BOUND = 0.05
@@ -51,6 +53,17 @@ def test_any_texts_are_answered(int8: Classifier, texts: list[str]) -> None:
     assert len(answers) == len(texts)
     for answer in answers:
         sound(answer, int8.labels)
+
+
+def test_a_text_that_becomes_no_token_is_answered(float_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(float_folder, tmp_path / "bundle"))
+    tokens = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(tokens | {"post_processor": None}))
+    bundle.write(folder, bundle.verify(float_folder))
+    plain = Classifier(folder, threads=1)
+    sound(plain(""), plain.labels)
+    alone, beside = plain.probabilities([""])[0], plain.probabilities(["", "late again"])[0]
+    assert beside == pytest.approx(alone, abs=1e-5)
 
 
 def test_no_texts_no_answers(int8: Classifier) -> None:
@@ -114,7 +127,13 @@ def test_int8_answers_alone_nearly_as_in_a_batch(
 
 
 @SLOW
-@given(st.lists(st.lists(st.floats(-3e38, 3e38, width=32), min_size=3, max_size=3), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_softmax_survives_any_logits(rows: list[list[float]]) -> None:
     with np.errstate(over="ignore"):
         found = softmax(np.array(rows, np.float32))

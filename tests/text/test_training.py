@@ -65,7 +65,9 @@ def test_it_learns_and_repeats_itself(quick: Callable[..., params.Train], easy: 
     first, same, other = run(7), run(7), run(8)
     scores = [row["eval_accuracy"] for row in first.history if "eval_accuracy" in row]
     assert max(scores) > 0.9
-    assert np.mean(losses(first)[-3:]) < 0.5 * np.mean(losses(first)[:3])
+    validation = [row["eval_loss"] for row in first.history if "eval_loss" in row]
+    assert validation[-1] < 0.6 * validation[0]
+    assert np.mean(losses(first)[-5:]) < 0.8 * np.mean(losses(first)[:5])
     assert first.texts == 240
     assert first.resumed_from == 0
     weights = [run.model.state_dict() for run in (first, same, other)]
@@ -154,7 +156,10 @@ def test_another_fingerprint_does_not_resume(quick: Callable[..., params.Train],
 
 
 def champion(folder: Path, until: str) -> Path:
-    (folder / "training.json").write_text(json.dumps({"trained_until": until}))
+    for name in ("model.safetensors", "head.safetensors"):
+        (folder / name).write_bytes(name.encode())
+    state = {"trained_until": until, "weights_hash": training.models.weights_hash(folder)}
+    (folder / "training.json").write_text(json.dumps(state))
     return folder
 
 
@@ -185,6 +190,13 @@ def test_replay_differs_by_seed_only(dated: datasets.Dataset, tmp_path: Path) ->
 def test_replay_without_news_keeps_all(dated: datasets.Dataset, tmp_path: Path) -> None:
     folder = champion(tmp_path, "2027-01-01T00:00:00+00:00")
     assert len(training.with_replay(dated, folder, 2, 7)) == 100
+
+
+def test_changed_weights_of_a_champion_are_refused(dated: datasets.Dataset, tmp_path: Path) -> None:
+    folder = champion(tmp_path, "2026-03-31T00:00:00+00:00")
+    (folder / "head.safetensors").write_bytes(b"other")
+    with pytest.raises(sources.SourceError, match="weights changed"):
+        training.with_replay(dated, folder, 2, 7)
 
 
 def test_a_champion_must_say_until_when_it_was_trained(

@@ -88,7 +88,7 @@ def verify(folder: Path) -> Manifest:
         if isinstance(found, int) and found > FORMAT:
             raise BundleError(f"{path}: format {found} is newer than this program reads ({FORMAT}). Update evergreen.")
         manifest = Manifest.model_validate(raw)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         detail = f"{error.error_count()} wrong fields" if isinstance(error, ValidationError) else str(error)
         raise BundleError(f"{path}: not a manifest ({detail}). {remedy}") from error
     if manifest.format != FORMAT:

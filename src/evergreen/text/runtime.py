@@ -94,7 +94,7 @@ class Classifier:
         embeddings = np.zeros((len(ids), self.manifest.embedding_size), np.float32)
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            width = max(len(ids[i]) for i in chosen)
+            width = max(1, *(len(ids[i]) for i in chosen))  # some tokenizers make nothing of an empty text
             tokens = np.zeros((len(chosen), width), np.int64)
             mask = np.zeros((len(chosen), width), np.int64)
             for row, i in enumerate(chosen):
