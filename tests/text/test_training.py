@@ -60,7 +60,7 @@ def losses(trained: training.Trained) -> list[float]:
 
 def test_it_learns_and_repeats_itself(quick: Callable[..., params.Train], easy: Path, tmp_path: Path) -> None:
     def run(seed: int) -> training.Trained:
-        return training.train(quick(epochs=2), LABELS, seed, easy, tmp_path / str(time.time_ns()), "x")
+        return training.train(quick(epochs=4), LABELS, seed, easy, tmp_path / str(time.time_ns()), "x")
 
     first, same, other = run(7), run(7), run(8)
     scores = [row["eval_accuracy"] for row in first.history if "eval_accuracy" in row]
