@@ -51,7 +51,7 @@ def _to_onnx(model: TextClassifier, path: Path) -> None:
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens")
     dynamic = {0: batch, 1: tokens}
     program = torch.onnx.export(
-        _Positional(model.eval()),
+        _Positional(model).eval(),
         (ids, mask),
         dynamo=True,
         dynamic_shapes=(dynamic, dynamic),
