@@ -124,7 +124,7 @@ def test_packages_are_told_by_extra(monkeypatch: pytest.MonkeyPatch):
     assert found["packages: whole"].status == "ok"
     assert found["packages: partly"].status == "missing"
     assert found["packages: partly"].found == "1 of 2; absent: absent"
-    assert "pip install 'evergreen[partly]'" in found["packages: partly"].remedy
+    assert "pip install -e '.[partly]'" in found["packages: partly"].remedy
     assert found["packages: dated"].status == "problem"
     assert "old 2.9 (wanted >=2.10)" in found["packages: dated"].found
     assert "answers only" in found["compute"].found  # torch is among the absent

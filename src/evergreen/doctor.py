@@ -117,7 +117,7 @@ def _packages() -> Iterator[Check]:
 
 def _group(extra: str, requirements: list[tuple[str, str]]) -> Check:
     name = f"packages: {extra}" if extra else "packages"
-    install = f"pip install -e '.[{extra}]'" if extra else "pip install evergreen"
+    install = f"pip install -e '.[{extra}]'" if extra else "pip install -e ."
     remedy = f"{install} (for {_PURPOSES[extra]})" if extra in _PURPOSES else install
     absent, wrong = [], []
     for package, wanted in requirements:
