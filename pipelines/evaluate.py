@@ -10,7 +10,7 @@ import pandas as pd
 
 from evergreen import params, plots, stage, tracking
 from evergreen.settings import Settings
-from evergreen.text import card, evaluation
+from evergreen.text import bundle, card, evaluation
 from evergreen.text.runtime import Classifier, softmax
 
 DATA, BUNDLE = Path("data/text"), Path("models/text")
@@ -46,7 +46,7 @@ def main() -> None:
         "yardsticks": evaluation.yardsticks(train, test, labels, chosen, seed),
         "agreement": trained["agreement"],
         "speed": asdict(speed),
-        "size_mb": sum(file.stat().st_size for file in BUNDLE.iterdir()) / 1e6,
+        "size_mb": bundle.size(BUNDLE) / 1e6,
         "cost": evaluation.cost(trained["seconds"], speed.texts_per_second, chosen),
     }
     METRICS.mkdir(exist_ok=True)

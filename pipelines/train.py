@@ -58,13 +58,13 @@ def main() -> None:
     )
     bundle.write(BUNDLE, manifest)
     shutil.rmtree(trained.checkpoints)
-    texts = pq.read_table(DATA / "validation.parquet", columns=["text"])["text"].to_pylist()[
-        : chosen.export.agreement_texts
-    ]
+    rows = pq.read_table(DATA / "validation.parquet", columns=["text", "label"])
+    rows = rows.slice(0, chosen.export.agreement_texts).to_pydict()
+    texts, truth = rows["text"], [manifest.labels.index(label) for label in rows["label"]]
     expected = export.torch_probabilities(
         trained.model, trained.tokenizer, texts, manifest.max_tokens, manifest.temperature
     )
-    agreement = export.agreement(expected, Classifier(BUNDLE), texts)
+    agreement = export.agreement(expected, Classifier(BUNDLE), texts, truth)
     best = max((row for row in trained.history if "eval_macro_f1" in row), key=lambda row: row["eval_macro_f1"])
     numbers = {
         "seconds": round(trained.seconds, 1),
@@ -74,7 +74,7 @@ def main() -> None:
         "temperature": trained.temperature,
         "validation": {name: best[f"eval_{name}"] for name in ("accuracy", "macro_f1", "loss")},
         "agreement": agreement,
-        "bundle_bytes": sum(file.stat().st_size for file in BUNDLE.iterdir()),
+        "bundle_bytes": bundle.size(BUNDLE),
     }
     METRICS.mkdir(exist_ok=True)
     (METRICS / "training.json").write_text(json.dumps(numbers, indent=2) + "\n")

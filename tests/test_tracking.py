@@ -218,3 +218,25 @@ def test_what_was_kept_reaches_a_server_that_is_back(state: Path, runs: list[tra
     assert tracking.flush(back) == tracking.Flushed(2, 0)
     check(server)
     assert tracking.flush(back) == tracking.Flushed(0, 0)
+
+
+def test_a_record_that_is_refused_holds_no_other_up(
+    settings: Settings, runs: list[tracking.Run], state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (state / "outbox" / "1-broken").mkdir(parents=True)  # without what it says
+    flushed = tracking.record(runs[0], settings)
+    assert (flushed.sent, flushed.kept) == (1, 1)
+    assert flushed.problem is not None
+    assert [path.name for path in (state / "outbox").iterdir()] == ["1-broken"]
+
+
+def test_a_kill_while_a_sent_record_is_removed_leaves_none_to_send(
+    settings: Settings, runs: list[tracking.Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tracking.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tracking.record(runs[0], settings)
+    assert tracking.pending(settings) == 0

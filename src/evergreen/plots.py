@@ -82,8 +82,8 @@ def reliability(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         title="Calibration on the test set",
         xlabel="mean confidence",
         ylabel="accuracy",
-        xlim=(0.3, 1),
-        ylim=(0.3, 1),
+        xlim=(0, 1),
+        ylim=(0, 1),
     )
     axes.legend(frameon=False)
     _save(figure, path)

@@ -88,15 +88,22 @@ def flush(settings: Settings) -> Flushed:
     # MLflow would retry for minutes by default.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(max(1, round(settings.tracking_timeout * 10))))
-    sent = 0
+    sent, problem = 0, None
     for folder in records:
         try:
             _send(folder, settings)
-        except Exception as error:  # whatever the server or the network does, the record stays
-            return Flushed(sent, len(records) - sent, f"{type(error).__name__}: {str(error)[:300]}")
-        shutil.rmtree(folder)
-        sent += 1
-    return Flushed(sent, 0)
+        except Exception as error:  # whatever the server or the network does, the record stays; others may pass
+            problem = problem or f"{type(error).__name__}: {str(error)[:300]}"
+        else:
+            _remove(folder)
+            sent += 1
+    return Flushed(sent, len(records) - sent, problem)
+
+
+def _remove(folder: Path) -> None:
+    # Renamed first: a kill half-way must not leave a record that looks whole.
+    gone = folder.rename(folder.with_suffix(".sent"))
+    shutil.rmtree(gone)
 
 
 def _outbox(settings: Settings) -> Path:
@@ -105,7 +112,7 @@ def _outbox(settings: Settings) -> Path:
 
 def _records(settings: Settings) -> list[Path]:
     outbox = _outbox(settings)
-    return sorted(path for path in outbox.iterdir() if path.suffix != ".partial") if outbox.is_dir() else []
+    return sorted(path for path in outbox.iterdir() if not path.suffix) if outbox.is_dir() else []
 
 
 def _unreachable(settings: Settings) -> str | None:

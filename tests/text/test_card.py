@@ -30,6 +30,8 @@ def metrics() -> dict[str, Any]:
         "agreement": {
             "label_agreement": 0.987,
             "texts": 512,
+            "bundle_accuracy": 0.857,
+            "torch_accuracy": 0.859,
             "batch_label_agreement": 0.996,
             "batch_max_probability_difference": 0.034,
         },

@@ -65,7 +65,7 @@ def test_the_bundle_gives_torchs_probabilities(
 ) -> None:
     expected = export.torch_probabilities(classifier, tokenizer, texts[:40], 32, 1.5)
     assert expected.sum(1) == pytest.approx(np.ones(40), abs=1e-5)
-    found = export.agreement(expected, float32, texts[:40])
+    found = export.agreement(expected, float32, texts[:40], [0] * 40)
     assert found["texts"] == 40
     assert found["label_agreement"] == found["batch_label_agreement"] == 1
     assert found["max_probability_difference"] <= 1e-4
@@ -75,7 +75,10 @@ def test_the_bundle_gives_torchs_probabilities(
 def test_agreement_counts_what_differs(float32: Classifier, texts: list[str]) -> None:
     expected = float32.probabilities(texts[:10]).copy()
     expected[:3] = np.roll(expected[:3], 1, axis=1)
-    found = export.agreement(expected, float32, texts[:10])
+    truth = expected.argmax(1).tolist()
+    found = export.agreement(expected, float32, texts[:10], truth)
+    assert found["torch_accuracy"] == 1
+    assert found["bundle_accuracy"] == pytest.approx(0.7)
     assert found["label_agreement"] == pytest.approx(0.7)
     difference = np.abs(expected - float32.probabilities(texts[:10]))
     assert found["max_probability_difference"] == pytest.approx(difference.max(), abs=1e-6)
@@ -87,6 +90,6 @@ def test_int8_stays_close_to_torch(
     classifier: model.TextClassifier, tokenizer: Any, int8: Classifier, texts: list[str]
 ) -> None:
     expected = export.torch_probabilities(classifier, tokenizer, texts[:100], 32, 1.5)
-    found = export.agreement(expected, int8, texts[:100])
+    found = export.agreement(expected, int8, texts[:100], [0] * 100)
     assert 0 < found["mean_probability_difference"] <= 0.05
     assert found["label_agreement"] >= 0.9

@@ -106,6 +106,20 @@ def test_it_stops_early_and_keeps_the_best(quick: Callable[..., params.Train], e
     assert max(row["epoch"] for row in trained.history) < 3
 
 
+def test_a_training_shorter_than_an_evaluation_is_scored_at_its_end(
+    quick: Callable[..., params.Train], easy: Path, tmp_path: Path
+) -> None:
+    trained = training.train(quick(epochs=0.1, evaluations_per_epoch=1), LABELS, 7, easy, tmp_path, "x")
+    assert [row["epoch"] for row in trained.history if "eval_macro_f1" in row]
+
+
+def test_more_tokens_than_the_model_reads_are_refused(
+    quick: Callable[..., params.Train], easy: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(params.ParamsError, match=r"train\.max_tokens: found 65, but this model reads 64"):
+        training.train(quick(max_tokens=65), LABELS, 7, easy, tmp_path, "x")
+
+
 PROGRAM = """
 import json, sys
 from pathlib import Path

@@ -65,6 +65,11 @@ def sha256(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def size(folder: Path) -> int:
+    """Bytes of all files of a bundle."""
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
 def write(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, with the hashes of the files beside it."""
     files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)

@@ -53,8 +53,9 @@ def card(manifest: Manifest, metrics: dict[str, Any], data: dict[str, Any]) -> s
             "",
             f"Expected calibration error: {metrics['calibration']['after']['ece']:.3f} (before temperature"
             f" {metrics['calibration']['before']['ece']:.3f}). The bundle gives the torch model's label for"
-            f" {agreed['label_agreement']:.1%} of {agreed['texts']} texts, and the same label alone and in a batch for"
-            f" {agreed['batch_label_agreement']:.1%} (largest difference of a probability"
+            f" {agreed['label_agreement']:.1%} of {agreed['texts']:,} validation texts (accuracy there"
+            f" {agreed['bundle_accuracy']:.3f}, torch {agreed['torch_accuracy']:.3f}), and the same label alone and in"
+            f" a batch for {agreed['batch_label_agreement']:.1%} (largest difference of a probability"
             f" {agreed['batch_max_probability_difference']:.3f}).",
             "",
             "## What it costs",

@@ -74,11 +74,17 @@ def torch_probabilities(
     return softmax((np.stack(rows) / temperature).astype(np.float32))
 
 
-def agreement(expected: NDArray[np.float32], bundle: Classifier, texts: list[str]) -> dict[str, float]:
+def agreement(
+    expected: NDArray[np.float32], bundle: Classifier, texts: list[str], truth: list[int]
+) -> dict[str, float]:
     """Compare the bundle with the torch model, and the bundle's answers alone with those in batches.
 
+    Args:
+        expected: the torch model's probabilities, [texts, labels].
+        truth: [texts], indices of the true labels.
+
     Returns:
-        Shares of equal labels and the largest differences of a probability.
+        Shares of equal labels, the largest differences of a probability, and both accuracies.
     """
     batched = bundle.probabilities(texts)
     alone = np.concatenate([bundle.probabilities([text]) for text in texts])
@@ -91,6 +97,8 @@ def agreement(expected: NDArray[np.float32], bundle: Classifier, texts: list[str
         "label_agreement": same(expected, batched),
         "max_probability_difference": float(np.abs(expected - batched).max()),
         "mean_probability_difference": float(np.abs(expected - batched).mean()),
+        "torch_accuracy": float((expected.argmax(1) == truth).mean()),
+        "bundle_accuracy": float((batched.argmax(1) == truth).mean()),
         "batch_label_agreement": same(alone, batched),
         "batch_max_probability_difference": float(np.abs(alone - batched).max()),
     }

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from evergreen import logs, sources
-from evergreen.params import Train
+from evergreen.params import ParamsError, Train
 from evergreen.text import model as models
 
 log = logs.get(__name__)
@@ -70,6 +70,9 @@ def train(params: Train, labels: list[str], seed: int, data: Path, checkpoints: 
     tokenizer = AutoTokenizer.from_pretrained(weights)
     model = models.load(weights, labels, params.dropout)
     model.freeze(params.freeze_embeddings, params.freeze_layers)
+    positions = min(tokenizer.model_max_length, getattr(model.encoder.config, "max_position_embeddings", 2**31))
+    if params.max_tokens > positions:
+        raise ParamsError(f"train.max_tokens: found {params.max_tokens}, but this model reads {positions} tokens.")
     training = _tokenised(data / "train.parquet", tokenizer, labels, params.max_tokens)
     validation = _tokenised(data / "validation.parquet", tokenizer, labels, params.max_tokens)
     if params.warm_start:
@@ -91,13 +94,10 @@ def train(params: Train, labels: list[str], seed: int, data: Path, checkpoints: 
         if not (partial / "trainer_state.json").exists():
             shutil.rmtree(partial)
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    clock = folder / "seconds.json"
-    before = json.loads(clock.read_text()) if last and clock.exists() else 0.0
     if last:
         log.info("resuming", checkpoint=last)
-    started = time.monotonic()
     trainer.train(resume_from_checkpoint=last)
-    seconds = before + time.monotonic() - started
+    seconds = trainer.seconds()
     # Its own labels beside the logits: texts come back grouped by length, not in the order of the file.
     validated = trainer.predict(validation.remove_columns("observed_at"))
     return Trained(
@@ -149,7 +149,9 @@ def with_replay(training: datasets.Dataset, champion: Path, ratio: float, seed: 
 def _arguments(params: Train, seed: int, folder: Path, texts: int) -> TrainingArguments:
     cuda = torch.cuda.is_available()
     devices = max(torch.cuda.device_count(), 1)
-    steps = max(1, texts // (params.batch_size * devices * params.evaluations_per_epoch))
+    batches = texts / (params.batch_size * devices)
+    # However short the training, its end is evaluated.
+    steps = max(1, int(batches * min(params.epochs, 1 / params.evaluations_per_epoch)))
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=params.epochs,
@@ -209,10 +211,14 @@ class _Trainer(Trainer):
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         return loss, outputs["logits"], inputs["labels"]
 
+    def seconds(self) -> float:
+        """Spent so far, sittings before a kill included."""
+        return self._before + time.monotonic() - self._started
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._save_checkpoint(*args, **kwargs)
         clock = Path(self.args.output_dir) / "seconds.json"
-        clock.write_text(json.dumps(self._before + time.monotonic() - self._started))
+        clock.write_text(json.dumps(self.seconds()))
 
 
 def _loss(params: Train, labels: Any, classes: int) -> Any:
