@@ -95,3 +95,12 @@ def test_weights_in_half_precision_are_read_as_float32(
     model.load(weights, LABELS).encoder.half().save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float16"
     assert answers(model.load(tmp_path, LABELS), tokenizer, texts[:2]).dtype == torch.float32
+
+
+def test_frozen_layers_drop_nothing_out_in_training(weights: Path) -> None:
+    classifier = model.load(weights, LABELS)
+    classifier.freeze(embeddings=True, layers=1)
+    classifier.train()
+    modes = {name: module.training for name, module in classifier.named_modules() if "dropout" in name}
+    assert not any(on for name, on in modes.items() if "embeddings" in name or "layer.0." in name)
+    assert all(on for name, on in modes.items() if "layer.1." in name or name == "dropout")
