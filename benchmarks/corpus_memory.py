@@ -26,7 +26,7 @@ def generate(path: Path, rows: int) -> None:
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(20_000)]
     recent = ["first text of all"]
     with path.open("w") as file:
-        file.write("text,label,observed_at,source\n")
+        file.write("text,label,observed_at,topic\n")
         for _ in range(rows):
             text = rng.choice(recent) if rng.random() < 0.1 else " ".join(rng.choices(words, k=rng.randint(8, 20)))
             recent = [*recent[-99:], text]
@@ -35,18 +35,18 @@ def generate(path: Path, rows: int) -> None:
 
 def measure(path: Path) -> dict[str, float]:
     """Prepare one corpus in this process."""
-    from evergreen import params  # noqa: PLC0415 - the parent process measures nothing
-    from evergreen.text import corpus  # noqa: PLC0415
+    from evergreen.params import DataParams, Params  # noqa: PLC0415 - the parent process measures nothing
+    from evergreen.text.corpus import prepare  # noqa: PLC0415
 
-    columns = {"text": "text", "label": "label", "observed_at": "observed_at", "source": "source"}
+    columns = {"text": "text", "label": "label", "observed_at": "observed_at", "topic": "topic"}
     changes = {"corpora": [str(path)], "encoding": "utf-8", "columns": columns, "labels": ["no", "yes"], "topics": []}
-    # As many buckets as keep each small: their number is a parameter, chosen for the largest corpus here.
-    data = params.load().model_dump(mode="json")["data"] | changes | {"train_topics": ["all"], "buckets": 256}
+    # As many partitions as keep each small: their number is a parameter, set for the largest corpus here.
+    data = Params.load().model_dump(mode="json")["data"] | changes | {"train_topics": ["all"], "num_partitions": 256}
     started = time.monotonic()
-    counts = corpus.prepare(params.Data.model_validate(data), path.parent / "out")
+    stats = prepare(DataParams.model_validate(data), path.parent / "out")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     seconds = time.monotonic() - started
-    return {"rows": counts.rows, "seconds": seconds, "peak_memory_mb": peak, "duplicates": counts.duplicates}
+    return {"rows": stats.rows, "seconds": seconds, "peak_memory_mb": peak, "duplicates": stats.duplicates}
 
 
 def main() -> None:
@@ -54,12 +54,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
     parser.add_argument("--only", type=Path, help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.only:
-        print(json.dumps(measure(chosen.only)))
+    args = parser.parse_args()
+    if args.only:
+        print(json.dumps(measure(args.only)))
         return
     table = []
-    for rows in chosen.rows:
+    for rows in args.rows:
         with TemporaryDirectory(dir=".") as scratch:
             path = Path(scratch) / "corpus.csv"
             generate(path, rows)
@@ -68,7 +68,7 @@ def main() -> None:
             table.append({**json.loads(done.stdout.splitlines()[-1]), "file_mb": path.stat().st_size / 1e6})
         print(table[-1], flush=True)
     result = {
-        "command": f"python benchmarks/corpus_memory.py --rows {' '.join(map(str, chosen.rows))}",
+        "command": f"python benchmarks/corpus_memory.py --rows {' '.join(map(str, args.rows))}",
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.machine()}",
         "packages": {name: version(name) for name in ("pandas", "pyarrow", "pandera")},

@@ -1,7 +1,7 @@
 """Full fine-tuning, frozen layers and LoRA side by side: time, memory and quality, in one run.
 
 Each setting trains in a process of its own, so that its peak memory is its own, on the same texts in the same order.
-Run it after `dvc repro preprocess`: python benchmarks/training_cost.py [--texts N] [--epochs N] [--seeds N]
+Run it after `dvc repro preprocess`: python benchmarks/training_cost.py [--samples N] [--epochs N] [--seeds N]
 """
 
 import argparse
@@ -30,23 +30,23 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def measure(setting: str, texts: int, epochs: float, seed: int) -> dict[str, float]:
+def measure(setting: str, n_samples: int, epochs: float, seed: int) -> dict[str, float]:
     """Train one setting in this process and score it on validation."""
     import pyarrow.parquet as pq  # noqa: PLC0415 - the parent process needs no torch
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415
 
-    from evergreen import params  # noqa: PLC0415
-    from evergreen.text import model as models  # noqa: PLC0415
-    from evergreen.text import training  # noqa: PLC0415
+    from evergreen.params import Params  # noqa: PLC0415
+    from evergreen.text.model import TextClassifier  # noqa: PLC0415
+    from evergreen.text.training import train  # noqa: PLC0415
 
-    loaded = params.load()
+    params = Params.load()
     changes = dict(SETTINGS[setting])
     rank = changes.pop("lora", None)
-    chosen = loaded.train.model_copy(update={"epochs": epochs, "patience": 99, **changes})
+    settings = params.train.model_copy(update={"epochs": epochs, "early_stopping_patience": 99, **changes})
     trainable = 0
-    freeze = models.TextClassifier.freeze
+    freeze = TextClassifier.freeze
 
-    def prepare(model: models.TextClassifier, embeddings: bool, layers: int) -> None:
+    def prepare(model: TextClassifier, embeddings: bool, layers: int) -> None:
         nonlocal trainable
         if rank:
             config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.05, target_modules="all-linear")
@@ -55,17 +55,17 @@ def measure(setting: str, texts: int, epochs: float, seed: int) -> dict[str, flo
             freeze(model, embeddings, layers)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
 
-    models.TextClassifier.freeze = prepare  # type: ignore[method-assign, assignment]
+    TextClassifier.freeze = prepare  # type: ignore[method-assign, assignment]
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         rows = pq.read_table(DATA / "train.parquet")
-        pq.write_table(rows.slice(0, texts), folder / "train.parquet")
+        pq.write_table(rows.slice(0, n_samples), folder / "train.parquet")
         pq.write_table(pq.read_table(DATA / "validation.parquet"), folder / "validation.parquet")
-        trained = training.train(chosen, loaded.data.labels, seed, folder, folder / "checkpoints", setting)
-    last = [row for row in trained.history if "eval_macro_f1" in row]
-    best = max(last, key=lambda row: row["eval_macro_f1"])
+        pq.write_table(rows.slice(0, 0), folder / "test.parquet")
+        result = train(settings, params.data.labels, seed, folder, folder / "checkpoints")
+    best = result.best
     return {
-        "seconds": trained.seconds,
+        "train_runtime": result.train_runtime,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "trainable_parameters": trainable,
         "accuracy": best["eval_accuracy"],
@@ -76,20 +76,20 @@ def measure(setting: str, texts: int, epochs: float, seed: int) -> dict[str, flo
 def main() -> None:
     """Run every setting for every seed, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--texts", type=int, default=4000)
+    parser.add_argument("--samples", type=int, default=4000)
     parser.add_argument("--epochs", type=float, default=1)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.only:
-        print(json.dumps(measure(chosen.only, chosen.texts, chosen.epochs, chosen.seed)))
+    args = parser.parse_args()
+    if args.only:
+        print(json.dumps(measure(args.only, args.samples, args.epochs, args.seed)))
         return
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in SETTINGS}
-    for seed in range(chosen.seeds):  # seed by seed, so that a slow quarter of an hour slows every setting
+    for seed in range(args.seeds):  # seed by seed, so that a slow quarter of an hour slows every setting
         for name, measured in runs.items():
             print(f"{name}, seed {seed} …", file=sys.stderr, flush=True)
-            own = ["--only", name, "--texts", str(chosen.texts), "--epochs", str(chosen.epochs), "--seed", str(seed)]
+            own = ["--only", name, "--samples", str(args.samples), "--epochs", str(args.epochs), "--seed", str(seed)]
             done = subprocess.run([sys.executable, __file__, *own], stdout=subprocess.PIPE, text=True, check=True)
             measured.append(json.loads(done.stdout.splitlines()[-1]))
     table = {name: {key: mean(run[key] for run in many) for key in many[0]} for name, many in runs.items()}
@@ -103,11 +103,11 @@ def main() -> None:
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    base = table["full"]["seconds"]
+    base = table["full"]["train_runtime"]
     print("| setting | time, of full | peak memory MB | trainable | accuracy | macro-F1 |\n|---|---|---|---|---|---|")
     for name, row in table.items():
         print(
-            f"| {name} | {row['seconds'] / base:.2f} | {row['peak_memory_mb']:,.0f}"
+            f"| {name} | {row['train_runtime'] / base:.2f} | {row['peak_memory_mb']:,.0f}"
             f" | {row['trainable_parameters'] / 1e6:.1f} M | {row['accuracy']:.3f} | {row['macro_f1']:.3f} |"
         )
 

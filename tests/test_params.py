@@ -1,121 +1,219 @@
+"""Parameters: what is refused, how the message names it, and what YAML is read."""
+
 import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
-from evergreen import params
-from evergreen.params import ParamsError
+from evergreen.params import RENAMED, Params, ParamsError
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
 
 
 @pytest.fixture
 def raw() -> dict[str, Any]:
-    return copy.deepcopy(yaml.safe_load(SHIPPED.read_text(encoding="utf-8")))
+    return copy.deepcopy(YAML(typ="safe", pure=True).load(SHIPPED.read_text(encoding="utf-8")))
 
 
-def test_shipped_parameters_load():
-    shipped = params.load(SHIPPED)
-    assert shipped.data.labels == ["negative", "neutral", "positive"]
-    assert set(shipped.data.train_topics) <= {topic.name for topic in shipped.data.topics}
+def put(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    *sections, last = key.split(".")
 
-
-def test_parameters_can_not_be_changed():
-    with pytest.raises(ValueError, match="frozen"):
-        params.load(SHIPPED).seed = 8  # type: ignore[misc]
-
-
-def put(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     def change(raw: dict[str, Any]) -> None:
-        for name in path[:-1]:
+        for name in sections:
             raw = raw[name]
-        raw[path[-1]] = value
+        raw[last] = value
 
     return change
 
 
+def get_message(raw: dict[str, Any]) -> str:
+    with pytest.raises(ParamsError) as error:
+        Params.parse(raw)
+    assert error.value.exit_code == 2
+    return str(error.value)
+
+
+def test_shipped_parameters():
+    shipped = Params.load(SHIPPED)
+    assert shipped.data.labels == ["negative", "neutral", "positive"]
+    assert set(shipped.data.train_topics) <= {topic.name for topic in shipped.data.topics}
+
+
+def test_parameters_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Params.load(SHIPPED).seed = 8  # type: ignore[misc]
+
+
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "parts"),
     [
-        (put("train", "epoch", value=3), ["train.epoch", "unknown key"]),
-        (put("sede", value=3), ["sede", "unknown key"]),
-        (put("seed", value="soon"), ["seed", "'soon'", "integer"]),
-        (put("seed", value=-1), ["seed", "-1", "greater than or equal to 0"]),
-        (put("seed", value=[1]), ["seed", "[1]", "integer"]),
-        (put("train", value=3), ["train", "3", "dictionary"]),
-        (put("train", "dropout", value=1.0), ["train.dropout", "1.0", "less than 1"]),
-        (put("train", "learning_rate", value=float("nan")), ["train.learning_rate", "nan", "finite"]),
-        (put("data", "labels", value=["one"]), ["data.labels", "['one']", "at least 2"]),
-        (put("data", "labels", value=["a", "a"]), ["labels", "['a', 'a']", "once"]),
-        (put("data", "corpora", value="a.csv"), ["data.corpora", "'a.csv'", "list"]),
-        (put("data", "test_share", value=0.95), ["validation_share + test_share", "1.03", "ess than 1"]),
-        (put("data", "train_topics", value=["trains"]), ["train_topics", "['trains']", "airline", "coachella"]),
-        (put("data", "encoding", value="latin-9000"), ["data.encoding", "'latin-9000'", "latin-1"]),
-        (put("data", "public_handles", value=["united", ""]), ["data.public_handles.1", "''", "pattern"]),
-        (put("data", "public_handles", value=["@united"]), ["data.public_handles.0", "'@united'", "pattern"]),
-        (put("data", "buckets", value=0), ["data.buckets", "0", "greater than or equal to 1"]),
-        (put("export", "version", value="1.0"), ["export.version", "'1.0'", "pattern"]),
-        (put("evaluate", "length_edges", value=[0, 80, 40]), ["evaluate.length_edges", "[0, 80, 40]", "greater"]),
+        (put("train.epoch", 3), ["train.epoch", "unknown key"]),
+        (put("sede", 3), ["sede", "unknown key"]),
+        (put("seed", "soon"), ["seed", "'soon'", "integer"]),
+        (put("seed", -1), ["seed", "-1", "greater than or equal to 0"]),
+        (put("seed", [1]), ["seed", "[1]", "integer"]),
+        (put("train", 3), ["train", "3", "dictionary"]),
+        (put("train.dropout", 1.0), ["train.dropout", "1.0", "less than 1"]),
+        (put("train.learning_rate", float("nan")), ["train.learning_rate", "nan", "finite"]),
+        (put("data.labels", ["one"]), ["data.labels", "['one']", "at least 2"]),
+        (put("data.labels", ["a", "a"]), ["labels", "['a', 'a']", "once"]),
+        (put("data.corpora", "a.csv"), ["data.corpora", "'a.csv'", "list"]),
+        (put("data.test_size", 0.95), ["validation_size + test_size", "1.03", "ess than 1"]),
+        (put("data.train_topics", ["trains"]), ["train_topics", "['trains']", "airline", "coachella"]),
+        (put("data.encoding", "latin-9000"), ["data.encoding", "'latin-9000'", "latin-1"]),
+        (put("data.public_handles", ["united", ""]), ["data.public_handles.1", "''", "pattern"]),
+        (put("data.public_handles", ["@united"]), ["data.public_handles.0", "'@united'", "pattern"]),
+        (put("data.num_partitions", 0), ["data.num_partitions", "0", "greater than or equal to 1"]),
+        (put("export.version", "1.0"), ["export.version", "'1.0'", "pattern"]),
     ],
 )
-def test_a_wrong_value_is_told_with_what_was_found_and_what_is_allowed(raw, change, told):
+def test_error_gives_key_value_and_what_is_allowed(raw, change, parts):
     change(raw)
-    with pytest.raises(ParamsError) as error:
-        params.parse(raw)
-    for part in told:
-        assert part in str(error.value)
+    message = get_message(raw)
+    for part in parts:
+        assert part in message
 
 
-def test_a_missing_key_is_told(raw):
-    del raw["train"]["weights"]
-    with pytest.raises(ParamsError, match=r"train\.weights: missing"):
-        params.parse(raw)
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("train.epochs", True, "valid number"),
+        ("train.freeze_embeddings", "no", "valid boolean"),
+        ("train.freeze_embeddings", 1, "valid boolean"),
+        ("train.batch_size", 32.0, "valid integer"),
+        ("train.batch_size", True, "valid integer"),
+        ("train.learning_rate", "1e-4", "valid number"),
+        ("seed", "7", "valid integer"),
+        ("seed", 7.0, "valid integer"),
+    ],
+)
+def test_values_are_not_converted(raw, key, value, allowed):
+    put(key, value)(raw)
+    message = get_message(raw)
+    assert f"{key}: found {value!r}" in message
+    assert allowed in message
 
 
-def test_a_bad_regular_expression_is_told(raw):
+@pytest.mark.parametrize("label", ["", " ", "\t\n"])
+def test_empty_label(raw, label):
+    raw["data"]["labels"][1] = label
+    assert f"data.labels.1: found {label!r}" in get_message(raw)
+
+
+@pytest.mark.parametrize("edges", [[40, 80, 120], [1], [1, 2]])
+def test_length_edges(raw, edges):
+    raw["evaluate"]["length_edges"] = edges
+    assert Params.parse(raw).evaluate.length_edges == edges
+
+
+@pytest.mark.parametrize(
+    ("edges", "message"),
+    [
+        ([], "length_edges: found []"),
+        ([80, 40], "length_edges: found [80, 40]. each edge must be greater"),
+        ([40, 40], "length_edges: found [40, 40]. each edge must be greater"),
+        ([0, 40], "length_edges.0: found 0. Input should be greater than 0"),
+        ([-40, 40], "length_edges.0: found -40"),
+        ([40, 80.5], "length_edges.1: found 80.5"),
+        ([40.0], "length_edges.0: found 40.0"),
+        (40, "length_edges: found 40"),
+    ],
+)
+def test_length_edges_must_rise_from_above_zero(raw, edges, message):
+    raw["evaluate"]["length_edges"] = edges
+    assert message in get_message(raw)
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_renamed_key_names_the_new_one(raw, old, new):
+    section: dict[str, Any] = raw
+    *sections, old_name = old.split(".")
+    for name in sections:
+        section = section[name]
+    section[old_name] = section.pop(new.rpartition(".")[2], "channel")
+    message = get_message(raw)
+    assert f"{old}: now called {new}" in message
+    assert "1 problem(s)" in message
+    assert "missing" not in message
+
+
+def test_missing_key(raw):
+    del raw["train"]["base_model"]
+    assert "train.base_model: missing. Add it." in get_message(raw)
+
+
+def test_bad_regular_expression(raw):
     raw["data"]["topics"][0]["pattern"] = "(air"
-    with pytest.raises(ParamsError, match=r"data\.topics\.0\.pattern: found '\(air'\. not a regular expression"):
-        params.parse(raw)
+    assert "data.topics.0.pattern: found '(air'. not a regular expression" in get_message(raw)
 
 
-def test_two_topics_of_one_name_are_refused(raw):
+def test_duplicate_topic(raw):
     raw["data"]["topics"][1]["name"] = "airline"
-    with pytest.raises(ParamsError, match=r"topics: found .*Each name once"):
-        params.parse(raw)
+    assert "Each name once" in get_message(raw)
 
 
-def test_train_topics_are_free_where_the_corpus_has_a_source_column(raw):
-    raw["data"]["columns"]["source"] = "channel"
+def test_train_topics_are_free_with_a_topic_column(raw):
+    raw["data"]["columns"]["topic"] = "channel"
     raw["data"]["train_topics"] = ["trains"]
-    assert params.parse(raw).data.train_topics == ["trains"]
+    assert Params.parse(raw).data.train_topics == ["trains"]
 
 
-def test_all_problems_are_told_at_once(raw):
+def test_all_problems_in_one_message(raw):
     raw["sede"] = 1
     raw["train"]["epochs"] = "many"
-    raw["evaluate"]["confidence"] = 2
+    raw["evaluate"]["confidence_level"] = 2
     raw["data"] |= {"labels": ["a", "a"], "train_topics": ["trains"]}
     with pytest.raises(ParamsError) as error:
-        params.parse(raw, "mine.yaml")
+        Params.parse(raw, "mine.yaml")
     message = str(error.value)
     assert message.startswith("mine.yaml: 4 problem(s)")
-    for key in ("sede", "train.epochs", "evaluate.confidence", "labels", "train_topics"):
+    for key in ("sede", "train.epochs", "evaluate.confidence_level", "labels", "train_topics"):
         assert key in message
 
 
+# Files
+
+
+def rewrite(path: Path, old: str, new: str) -> Path:
+    text = SHIPPED.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("written", "value"), [("1e-4", 1e-4), ("2E-05", 2e-5), ("1", 1.0)])
+def test_numbers_as_dvc_writes_them(tmp_path, written, value):
+    path = rewrite(tmp_path / "p.yaml", "  learning_rate: 1.5e-4", f"  learning_rate: {written}")
+    assert Params.load(path).train.learning_rate == value
+
+
+def test_duplicate_key(tmp_path):
+    path = rewrite(tmp_path / "p.yaml", "seed: 7\n", "seed: 7\nseed: 8\n")
+    with pytest.raises(ParamsError, match=r"p\.yaml: not valid YAML: (?s:.*)duplicate key \"seed\"") as error:
+        Params.load(path)
+    assert "ruamel" not in str(error.value)
+
+
+@pytest.mark.parametrize("word", ["yes", "on", "no"])
+def test_words_are_no_booleans(tmp_path, word):
+    path = rewrite(tmp_path / "p.yaml", "quantize: true", f"quantize: {word}")
+    with pytest.raises(ParamsError, match=f"export.quantize: found '{word}'"):
+        Params.load(path)
+
+
 @pytest.mark.parametrize("content", [b"a: [1", b"\xff\xfe\x00", b"", b"- 1", b"just words"])
-def test_a_file_that_is_not_parameters_is_told(tmp_path, content):
+def test_file_without_parameters(tmp_path, content):
     path = tmp_path / "wrong.yaml"
     path.write_bytes(content)
     with pytest.raises(ParamsError, match=r"wrong\.yaml"):
-        params.load(path)
+        Params.load(path)
 
 
-def test_a_missing_file_or_a_folder_is_told(tmp_path):
+def test_missing_file_and_folder(tmp_path):
     with pytest.raises(ParamsError, match="no such file"):
-        params.load(tmp_path / "none.yaml")
+        Params.load(tmp_path / "none.yaml")
     with pytest.raises(ParamsError, match="no such file, or not one"):
-        params.load(tmp_path)
+        Params.load(tmp_path)

@@ -1,34 +1,44 @@
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import image
 
 from evergreen import plots
 
 LABELS = ["negative", "neutral", "positive"]
-SCORE = {"value": 0.8, "low": 0.75, "high": 0.84}
-HISTORY = [
-    {"epoch": 0.5, "loss": 1.0},
-    {"epoch": 1.0, "eval_loss": 0.9, "eval_accuracy": 0.6, "eval_macro_f1": 0.5},
-    {"epoch": 1.5, "loss": 0.8},
-    {"epoch": 2.0, "eval_loss": 0.7, "eval_accuracy": 0.7, "eval_macro_f1": 0.6},
-]
+SCORE = SimpleNamespace(value=0.8, low=0.75, high=0.84)
+CURVE = SimpleNamespace(
+    ece=0.05, confidence=[0.5, 0.9], accuracy=[0.4, 0.95], low=[0.1, 0.9], high=[0.7, 1.0], n_samples=[3, 97]
+)
+HISTORY = pd.DataFrame(
+    [
+        {"step": 5, "epoch": 0.5, "loss": 1.0},
+        {"step": 10, "epoch": 1.0, "eval_loss": 0.9, "eval_accuracy": 0.6, "eval_macro_f1": 0.5},
+        {"step": 15, "epoch": 1.5, "loss": 0.8},
+        {"step": 20, "epoch": 2.0, "eval_loss": 0.7, "eval_accuracy": 0.7, "eval_macro_f1": 0.6},
+    ]
+)
 DRAWN: dict[str, Callable[[Path], None]] = {
-    "class_counts": lambda path: plots.class_counts({"a": {"negative": 5, "positive": 2}, "b": {}}, LABELS, path),
-    "confusion": lambda path: plots.confusion(np.array([[9, 1, 0], [2, 5, 3], [0, 0, 0]]), LABELS, path),
-    "reliability": lambda path: plots.reliability(
-        {"model": {"confidence": [0.5, 0.9], "accuracy": [0.4, 0.95], "ece": 0.05}}, path
+    "class_counts": lambda path: plots.plot_class_counts({"a": {"negative": 5, "positive": 2}, "b": {}}, LABELS, path),
+    "confusion_matrix": lambda path: plots.plot_confusion_matrix(
+        np.array([[9, 1, 0], [2, 5, 3], [0, 0, 0]]), LABELS, path
     ),
-    "training_curve": lambda path: plots.training_curve(HISTORY, path),
-    "comparison": lambda path: plots.comparison(
-        {"baseline": {"accuracy": SCORE, "macro_f1": SCORE}, "model": {"accuracy": SCORE, "macro_f1": SCORE}}, path
+    "calibration": lambda path: plots.plot_calibration({"before": CURVE, "after": CURVE}, 0.95, path),
+    "training_curve": lambda path: plots.plot_training_curve(HISTORY, path),
+    "comparison": lambda path: plots.plot_comparison(
+        {"baseline": {"accuracy": SCORE, "macro-F1": SCORE}, "model": {"accuracy": SCORE, "macro-F1": SCORE}},
+        100,
+        0.95,
+        path,
     ),
 }
 
 
-def colours(path: Path) -> set[str]:
+def read_colors(path: Path) -> set[str]:
     pixels = (image.imread(path)[:, :, :3] * 255).round().astype(int).reshape(-1, 3)
     return {"#%02x%02x%02x" % tuple(pixel) for pixel in np.unique(pixels, axis=0)}
 
@@ -38,33 +48,33 @@ def test_a_plot_is_drawn_the_same_every_time(tmp_path, name):
     first, second = tmp_path / "new" / "a.png", tmp_path / "b.png"
     DRAWN[name](first)
     DRAWN[name](second)
-    assert len(colours(first)) > 10
+    assert len(read_colors(first)) > 10
     height, width = image.imread(first).shape[:2]
     assert min(height, width) > 100
     assert first.read_bytes() == second.read_bytes()
 
 
 def test_every_class_is_drawn_however_many_there_are(tmp_path):
-    labels = list("abcdefg")  # one more than there are colours
+    labels = list("abcdefg")  # one more than there are colors
     seven, six = tmp_path / "7.png", tmp_path / "6.png"
-    plots.class_counts({"topic": dict.fromkeys(labels, 10)}, labels, seven)
-    plots.class_counts({"topic": dict.fromkeys(labels[:6], 10)}, labels[:6], six)
+    plots.plot_class_counts({"topic": dict.fromkeys(labels, 10)}, labels, seven)
+    plots.plot_class_counts({"topic": dict.fromkeys(labels[:6], 10)}, labels[:6], six)
     assert seven.read_bytes() != six.read_bytes()
-    plots.class_counts({"topic": {"g": 10}}, labels, seven)
-    assert plots.COLOURS[0] in colours(seven)
+    plots.plot_class_counts({"topic": {"g": 10}}, labels, seven)
+    assert plots.COLORS[0] in read_colors(seven)
 
 
 def test_one_metric_can_be_compared(tmp_path):
-    plots.comparison({"model": {"accuracy": SCORE}}, tmp_path / "one.png")
-    assert plots.COLOURS[0] in colours(tmp_path / "one.png")
+    plots.plot_comparison({"model": {"accuracy": SCORE}}, 100, 0.95, tmp_path / "one.png")
+    assert plots.COLORS[0] in read_colors(tmp_path / "one.png")
 
 
 def test_a_value_outside_of_its_bootstrap_interval_can_be_drawn(tmp_path):
-    score = {"value": 0.9, "low": 0.5, "high": 0.8}
-    plots.comparison({"model": {"accuracy": score, "macro_f1": score}}, tmp_path / "odd.png")
-    assert plots.COLOURS[0] in colours(tmp_path / "odd.png")
+    score = SimpleNamespace(value=0.9, low=0.5, high=0.8)
+    plots.plot_comparison({"model": {"accuracy": score, "macro-F1": score}}, 100, 0.95, tmp_path / "odd.png")
+    assert plots.COLORS[0] in read_colors(tmp_path / "odd.png")
 
 
 def test_a_run_that_stopped_before_its_first_loss_can_be_drawn(tmp_path):
-    plots.training_curve(HISTORY[1:2], tmp_path / "short.png")
-    assert plots.COLOURS[2] in colours(tmp_path / "short.png")
+    plots.plot_training_curve(HISTORY[1:2], tmp_path / "short.png")
+    assert plots.COLORS[2] in read_colors(tmp_path / "short.png")

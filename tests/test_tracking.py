@@ -102,10 +102,10 @@ def check(uri: str) -> None:
 
 def test_two_records_become_one_run(settings: Settings, runs: list[tracking.Run], state: Path) -> None:
     for run in runs:
-        assert tracking.record(run, settings) == tracking.Flushed(1, 0)
+        assert tracking.record(run, settings) == tracking.FlushResult(1, 0)
     check(settings.tracking_uri)
-    assert tracking.pending(settings) == 0
-    assert tracking.flush(settings) == tracking.Flushed(0, 0)
+    assert tracking.count_pending(settings) == 0
+    assert tracking.flush(settings) == tracking.FlushResult(0, 0)
     check(settings.tracking_uri)
     # The same again, as after a repeated stage: nothing is doubled.
     tracking.record(runs[1], settings)
@@ -143,7 +143,7 @@ def test_a_failure_half_way_is_made_good(
     assert (flushed.sent, flushed.kept) == (0, 1)
     assert flushed.problem is not None
     assert "ConnectionError" in flushed.problem
-    while tracking.pending(settings):
+    while tracking.count_pending(settings):
         tracking.flush(settings)
     check(settings.tracking_uri)
 
@@ -156,12 +156,12 @@ def test_a_server_that_is_away_keeps_the_record(state: Path, runs: list[tracking
         assert (flushed.sent, flushed.kept) == (0, number)
         assert flushed.problem is not None
         assert "127.0.0.1" in flushed.problem
-    assert tracking.pending(away) == 2
+    assert tracking.count_pending(away) == 2
     # The files it was made from may go: the outbox has its own.
     for artifact in runs[0].artifacts:
         artifact.unlink()
     back = Settings(EVERGREEN_STATE_DIR=state)
-    assert tracking.flush(back) == tracking.Flushed(2, 0)
+    assert tracking.flush(back) == tracking.FlushResult(2, 0)
     check(back.tracking_uri)
 
 
@@ -170,18 +170,18 @@ def test_an_address_that_is_none_keeps_the_record(state: Path, runs: list[tracki
     wrong = Settings(EVERGREEN_STATE_DIR=state, MLFLOW_TRACKING_URI=uri, EVERGREEN_TRACKING_TIMEOUT=0.5)
     flushed = tracking.record(runs[0], wrong)
     assert flushed.problem
-    assert tracking.pending(wrong) == 1
+    assert tracking.count_pending(wrong) == 1
 
 
 def test_a_record_needs_no_git(settings: Settings, runs: list[tracking.Run], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert tracking._git_commit() == "unknown"
+    assert tracking._describe_commit() == "unknown"
 
 
 def test_a_record_cut_off_while_it_was_written_is_not_sent(settings: Settings, state: Path) -> None:
     (state / "outbox" / "1-x.partial").mkdir(parents=True)
-    assert tracking.pending(settings) == 0
-    assert tracking.flush(settings) == tracking.Flushed(0, 0)
+    assert tracking.count_pending(settings) == 0
+    assert tracking.flush(settings) == tracking.FlushResult(0, 0)
 
 
 @pytest.fixture
@@ -215,9 +215,9 @@ def test_what_was_kept_reaches_a_server_that_is_back(state: Path, runs: list[tra
     for run in runs:
         tracking.record(run, away)
     back = Settings(EVERGREEN_STATE_DIR=state, MLFLOW_TRACKING_URI=server)
-    assert tracking.flush(back) == tracking.Flushed(2, 0)
+    assert tracking.flush(back) == tracking.FlushResult(2, 0)
     check(server)
-    assert tracking.flush(back) == tracking.Flushed(0, 0)
+    assert tracking.flush(back) == tracking.FlushResult(0, 0)
 
 
 def test_a_record_that_is_refused_holds_no_other_up(
@@ -239,4 +239,4 @@ def test_a_kill_while_a_sent_record_is_removed_leaves_none_to_send(
     monkeypatch.setattr(tracking.shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         tracking.record(runs[0], settings)
-    assert tracking.pending(settings) == 0
+    assert tracking.count_pending(settings) == 0

@@ -1,77 +1,70 @@
-"""What is installed, which backends are configured and reachable, and what to do about what is not.
-
-`ok` works; `missing` is not there and needed only by some work; `problem` is needed, or there but broken.
-"""
+"""What is installed, which backends are configured and reachable, and what to do about what is not."""
 
 import configparser
 import importlib.metadata
-import operator
 import os
 import platform
-import re
 import shutil
 import subprocess
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from evergreen import params, sources, tracking
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from evergreen import tracking
+from evergreen.errors import EvergreenError
+from evergreen.logs import redact
+from evergreen.params import Params, ParamsError
 from evergreen.settings import Settings
-from evergreen.text import bundle
+from evergreen.sources import resolve
+from evergreen.text.bundle import MANIFEST, Bundle
 
 BUNDLE, DVC, PARAMS = Path("models/text"), Path(".dvc"), Path("params.yaml")
 
 
 @dataclass(frozen=True)
-class Check:
-    """What one check found.
+class CheckResult:
+    """The result of one check.
 
     Attributes:
+        name: what was checked.
+        status: `ok` works; `missing` is absent, and only some work needs it; `problem` is needed, or present but
+            broken; `unchecked` is configured but was not contacted.
+        detail: the version, address or folder, or what is wrong with it.
         remedy: what to do about it; empty where there is nothing to do.
         required: whether nothing can be trained or shipped before a `problem` here is solved.
     """
 
     name: str
-    status: Literal["ok", "missing", "problem"]
-    found: str
+    status: Literal["ok", "missing", "problem", "unchecked"]
+    detail: str
     remedy: str = ""
     required: bool = False
 
 
-def examine(settings: Settings) -> list[Check]:
-    """Run every check, from the repository's root. No finding shows a credential."""
-    parts: list[Callable[[], Iterator[Check]]] = [
-        _python,
-        _packages,
-        _compute,
-        _parameters,
-        _git,
-        _dvc,
-        lambda: _tracking(settings),
-        lambda: _outbox(settings),
-        _bundle,
-        _tools,
+def run_checks(settings: Settings) -> list[CheckResult]:
+    """Run every check, from the repository's root. No result shows a credential."""
+    checks = [
+        _check_python(),
+        *_check_packages(),
+        _check_compute(),
+        *_check_params(),
+        *_check_git(),
+        _check_dvc(),
+        _check_tracking(settings),
+        _check_outbox(settings),
+        _check_bundle(),
+        *_check_tools(),
     ]
-    checks = [check for part in parts for check in part()]
-    return [replace(check, found=hidden(check.found), remedy=hidden(check.remedy)) for check in checks]
+    return [replace(check, detail=redact(check.detail), remedy=redact(check.remedy)) for check in checks]
 
 
-def failed(checks: list[Check]) -> list[Check]:
-    """Return the required checks that found a problem."""
+def list_failures(checks: list[CheckResult]) -> list[CheckResult]:
+    """Return the required checks that have a problem."""
     return [check for check in checks if check.required and check.status == "problem"]
-
-
-# Names and passwords in an address, and secrets among its query. A password may hold an unquoted / or @, so
-# all up to the last @ goes; hf://ORG/MODEL@REVISION has none.
-_CREDENTIALS = re.compile(r"(?<!\bhf:)//(?:[^\s/@]*:\S*|[^\s/]*)@")
-_SECRET = re.compile(r"([?&][\w.-]*(?:token|passw|secret|signature|key|credential|sig)[\w.-]*=)[^&\s]+", re.IGNORECASE)
-
-
-def hidden(text: str) -> str:
-    """Hide the credentials of every address in a text."""
-    return _SECRET.sub(r"\1***", _CREDENTIALS.sub("//***@", text))
 
 
 # Python and packages, from the requirements of the installed distribution itself.
@@ -84,189 +77,155 @@ _PURPOSES = {
     "demo": "the default texts and weights",
     "dev": "tests and checks",
 }
-_REQUIREMENT = re.compile(r"\s*(?P<name>[\w.-]+)\s*(?:\[[^]]*\])?\s*\(?(?P<versions>[^;)]*)\)?\s*(?:;(?P<marker>.*))?")
-_VERSION = re.compile(r"\s*(?P<compare>[<>=!~]=?=?)\s*(?P<version>\S+)\s*")
-_COMPARE: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    "<": operator.lt,
-}
 
 
-def _python() -> Iterator[Check]:
-    wanted = importlib.metadata.metadata("evergreen")["Requires-Python"] or ""
-    found = platform.python_version()
-    if _in_range(found, wanted):
-        yield Check("python", "ok", found, required=True)
-    else:
-        yield Check("python", "problem", found, f"Use Python {wanted}.", required=True)
+def _check_python() -> CheckResult:
+    specifier = SpecifierSet(importlib.metadata.metadata("evergreen")["Requires-Python"] or "")
+    version = platform.python_version()
+    if specifier.contains(version, prereleases=True):
+        return CheckResult("python", "ok", version, required=True)
+    return CheckResult("python", "problem", version, f"Use Python {specifier}.", required=True)
 
 
-def _packages() -> Iterator[Check]:
-    groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for line in importlib.metadata.requires("evergreen") or []:
-        if requirement := _REQUIREMENT.fullmatch(line):
-            named = re.search(r"extra\s*==\s*['\"]([\w.-]+)", requirement["marker"] or "")
-            groups[named[1] if named else ""].append((requirement["name"], requirement["versions"].strip()))
-    for extra, requirements in groups.items():
-        yield _group(extra, requirements)
+def _check_packages() -> Iterator[CheckResult]:
+    requirements = [Requirement(line) for line in importlib.metadata.requires("evergreen") or []]
+    yield _check_group("", [requirement for requirement in requirements if _applies(requirement, "")])
+    for extra in importlib.metadata.metadata("evergreen").get_all("Provides-Extra") or []:
+        added = [
+            requirement
+            for requirement in requirements
+            if _applies(requirement, extra) and not _applies(requirement, "")
+        ]
+        yield _check_group(extra, added)
 
 
-def _group(extra: str, requirements: list[tuple[str, str]]) -> Check:
+def _applies(requirement: Requirement, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+
+def _check_group(extra: str, requirements: list[Requirement]) -> CheckResult:
     name = f"packages: {extra}" if extra else "packages"
     install = f"pip install -e '.[{extra}]'" if extra else "pip install -e ."
     remedy = f"{install} (for {_PURPOSES[extra]})" if extra in _PURPOSES else install
-    absent, wrong = [], []
-    for package, wanted in requirements:
+    absent, outdated = [], []
+    for requirement in requirements:
         try:
-            found = importlib.metadata.version(package)
+            version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            absent.append(package)
-        else:
-            if not _in_range(found, wanted):
-                wrong.append(f"{package} {found} (wanted {wanted})")
+            absent.append(requirement.name)
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            outdated.append(f"{requirement.name} {version} (needs {requirement.specifier})")
     count = f"{len(requirements) - len(absent)} of {len(requirements)}"
-    if wrong:
-        told = ", ".join(wrong + [f"{package} (absent)" for package in absent])
-        return Check(name, "problem", told, remedy, required=not extra)
+    if outdated:
+        detail = ", ".join(outdated + [f"{package} (absent)" for package in absent])
+        return CheckResult(name, "problem", detail, remedy, required=not extra)
     if absent:
-        found = f"{count}; absent: {', '.join(absent)}"
-        return Check(name, "missing" if extra else "problem", found, remedy, required=not extra)
-    return Check(name, "ok", count, required=not extra)
+        detail = f"{count}; absent: {', '.join(absent)}"
+        return CheckResult(name, "missing" if extra else "problem", detail, remedy, required=not extra)
+    return CheckResult(name, "ok", count, required=not extra)
 
 
-def _in_range(found: str, wanted: str) -> bool:
-    for part in filter(None, wanted.split(",")):
-        limit = _VERSION.fullmatch(part)
-        compare = _COMPARE.get(limit["compare"]) if limit else None
-        # What this small reader does not know (~=, 2.*) is left to pip.
-        if (
-            limit
-            and compare
-            and "*" not in limit["version"]
-            and not compare(_numbers(found), _numbers(limit["version"]))
-        ):
-            return False
-    return True
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    numbers = re.match(r"\d+(?:\.\d+)*", version)
-    parts = [int(part) for part in numbers[0].split(".")] if numbers else []
-    while parts and not parts[-1]:
-        parts.pop()
-    return tuple(parts)
-
-
-def _compute() -> Iterator[Check]:
+def _check_compute() -> CheckResult:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processor = f"CPU, {cores} cores"
     try:
         importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
-        yield Check("compute", "ok", f"{processor} (no torch: answers only)")
-        return
+        return CheckResult("compute", "ok", f"{processor} (no torch: predicts, can't train)")
     try:
-        import torch  # noqa: PLC0415 - takes seconds, and may not be there
+        import torch  # noqa: PLC0415 - takes seconds, and is optional
 
         device = f"cuda: {torch.cuda.get_device_name(0)}; {processor}" if torch.cuda.is_available() else processor
     except Exception as error:  # a broken native library can raise anything
-        yield Check("compute", "problem", f"torch: {error}", "Install torch again: pip install -e '.[train]'.")
-    else:
-        yield Check("compute", "ok", device)
+        remedy = "Install torch again: pip install -e '.[train]'."
+        return CheckResult("compute", "problem", f"torch: {error}", remedy)
+    return CheckResult("compute", "ok", device)
 
 
 # The repository.
 
 
-def _parameters() -> Iterator[Check]:
+def _check_params() -> Iterator[CheckResult]:
     try:
-        chosen = params.load(PARAMS)
-    except params.ParamsError as error:
+        params = Params.load(PARAMS)
+    except ParamsError as error:
         remedy = "Correct it, then: evergreen params check" if PARAMS.exists() else "Run from the repository's root."
-        yield Check("params", "problem", str(error), remedy, required=True)
+        yield CheckResult("params", "problem", str(error), remedy, required=True)
         return
-    except (OSError, UnicodeDecodeError) as error:
-        yield Check("params", "problem", f"{PARAMS}: {error}", "Make it a readable UTF-8 file.", required=True)
-        return
-    yield Check("params", "ok", str(PARAMS), required=True)
-    for corpus in chosen.data.corpora:
-        yield _source("texts", corpus)
-    yield _source("weights", chosen.train.weights)
-    if chosen.train.warm_start:
-        yield _source("warm start", chosen.train.warm_start)
+    yield CheckResult("params", "ok", str(PARAMS), required=True)
+    for corpus in params.data.corpora:
+        yield _check_source("corpus", corpus, "preprocess")
+    yield _check_source("base model", params.train.base_model, "train")
+    if params.train.warm_start:
+        yield _check_source("warm start", params.train.warm_start, "train")
 
 
-def _source(name: str, uri: str) -> Check:
+def _check_source(name: str, uri: str, stage: str) -> CheckResult:
     if "://" in uri:
-        return Check(name, "ok", f"{uri} (not checked: needs the network)", required=True)
+        return CheckResult(name, "unchecked", uri, f"Not contacted here; to try it: dvc repro {stage}", required=True)
     try:
-        sources.local(uri)
-    except (sources.SourceError, OSError) as error:
-        return Check(name, "problem", *_parts(error), required=True)
-    return Check(name, "ok", uri, required=True)
+        resolve(uri)
+    except (EvergreenError, OSError) as error:
+        return CheckResult(name, "problem", *_split_remedy(error), required=True)
+    return CheckResult(name, "ok", uri, required=True)
 
 
-def _git() -> Iterator[Check]:
+def _check_git() -> Iterator[CheckResult]:
     if not shutil.which("git"):
-        yield Check(
-            "git",
-            "problem",
-            "not on PATH",
-            "Install git: every version of a model is a commit.",
-            required=True,
-        )
-        return
-    if not _output("git", "rev-parse", "--is-inside-work-tree"):
-        yield Check("git", "problem", "no repository here", "Run from the repository's root.", required=True)
-        return
-    yield Check("git", "ok", _output("git", "--version"), required=True)
-    if name := _output("git", "config", "user.name"):
-        yield Check("git user", "ok", name)
+        remedy = "Install git: every version of a model is a commit."
+        yield CheckResult("git", "problem", "not on PATH", remedy, required=True)
+    elif not _run("git", "rev-parse", "--is-inside-work-tree"):
+        yield CheckResult("git", "problem", "no repository here", "Run from the repository's root.", required=True)
     else:
-        yield Check("git user", "problem", "no user.name", "git config user.name NAME (commits need one)")
+        yield CheckResult("git", "ok", _run("git", "--version"), required=True)
+        yield _check_git_user()
 
 
-def _output(*command: str) -> str:
+def _check_git_user() -> CheckResult:
+    if name := _run("git", "config", "user.name"):
+        return CheckResult("git user", "ok", name)
+    return CheckResult("git user", "problem", "no user.name", "git config user.name NAME (commits need one)")
+
+
+def _run(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def _dvc() -> Iterator[Check]:
+def _check_dvc() -> CheckResult:
     if not DVC.is_dir():
-        yield Check("dvc", "problem", "no DVC repository here", "Run from the repository's root.", required=True)
-        return
+        detail = "no DVC repository here"
+        return CheckResult("dvc", "problem", detail, "Run from the repository's root.", required=True)
     config = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         config.read([DVC / "config", DVC / "config.local"], encoding="utf-8")
     except (configparser.Error, UnicodeDecodeError, OSError) as error:
-        found = f"{DVC}/config: {str(error).splitlines()[0]}"
-        yield Check("dvc", "problem", found, "Correct the file, or restore it with git.", required=True)
-        return
+        detail = f"{DVC}/config: {str(error).splitlines()[0]}"
+        return CheckResult("dvc", "problem", detail, "Correct the file, or restore it with git.", required=True)
     remote = config.get("core", "remote", fallback="").strip("\"'")
     url = config.get(f"'remote \"{remote}\"'", "url", fallback="").strip("\"'")
     if url:
-        yield _dvc_remote(remote, url)
-    else:
-        found = f"default remote {remote} has no url" if remote else "no default remote in .dvc/config"
-        yield Check("dvc", "problem", found, "dvc remote add --default NAME URL", required=True)
+        return _check_dvc_remote(remote, url)
+    detail = f"default remote {remote} has no url" if remote else "no default remote in .dvc/config"
+    return CheckResult("dvc", "problem", detail, "dvc remote add --default NAME URL", required=True)
 
 
-def _dvc_remote(remote: str, url: str) -> Check:
+def _check_dvc_remote(remote: str, url: str) -> CheckResult:
     if "://" in url:
-        return Check("dvc", "ok", f"remote {remote}: {url} (not checked: needs the network)", required=True)
+        remedy = "Not contacted here; to try it: dvc status --cloud"
+        return CheckResult("dvc", "unchecked", f"remote {remote}: {url}", remedy, required=True)
     folder = (DVC / Path(url).expanduser()).resolve()
-    found = f"remote {remote}: {folder}"
-    if reason := _unwritable(folder):
+    detail = f"remote {remote}: {folder}"
+    if reason := _explain_unwritable(folder):
         remedy = f"Make it a writable folder, or: dvc remote modify {remote} url URL"
-        return Check("dvc", "problem", f"{found} ({reason})", remedy, required=True)
-    return Check("dvc", "ok", found if folder.exists() else f"{found} (made by the first push)", required=True)
+        return CheckResult("dvc", "problem", f"{detail} ({reason})", remedy, required=True)
+    if not folder.exists():
+        detail += " (made by the first push)"
+    return CheckResult("dvc", "ok", detail, required=True)
 
 
-def _unwritable(folder: Path) -> str | None:
-    """Tell why nothing can be written to a folder, or to the one it would be made in."""
+def _explain_unwritable(folder: Path) -> str | None:
+    """Say why nothing can be written to a folder, or to the one it would be made in; None when it can."""
     nearest = next(path for path in [folder, *folder.parents] if os.access(path, os.F_OK))
     if not nearest.is_dir():
         return f"{nearest} is a file"
@@ -276,74 +235,76 @@ def _unwritable(folder: Path) -> str | None:
 # What the repository works with.
 
 
-def _tracking(settings: Settings) -> Iterator[Check]:
+def _check_tracking(settings: Settings) -> CheckResult:
     uri = settings.tracking_uri
     if uri.startswith(("http://", "https://")):
-        yield _server(uri, settings.tracking_timeout)
-    elif uri.startswith("sqlite:///"):
-        database = Path(uri.removeprefix("sqlite:///").partition("?")[0]).resolve()
-        reason = _unwritable(database.parent)
-        if not reason and database.exists() and not os.access(database, os.W_OK):
-            reason = f"{database} is not writable"
-        if reason:
-            remedy = "Make it writable, or set EVERGREEN_STATE_DIR or MLFLOW_TRACKING_URI."
-            yield Check("tracking", "problem", f"{uri} ({reason})", remedy, required=True)
-        else:
-            yield Check("tracking", "ok", uri, required=True)
-    else:
-        yield Check("tracking", "ok", f"{uri} (not checked)")
+        return _check_server(uri, settings.tracking_timeout)
+    if uri.startswith("sqlite:///"):
+        return _check_database(uri)
+    return CheckResult("tracking", "unchecked", uri, "Not contacted here; to try it: mlflow experiments search")
 
 
-def _server(uri: str, timeout: float) -> Check:
+def _check_server(uri: str, timeout: float) -> CheckResult:
     import httpx  # noqa: PLC0415 - only where a server is configured
 
     remedy = (
-        "Start the server or correct MLFLOW_TRACKING_URI. Training goes on meanwhile: runs are kept, and "
+        "Start the server or correct MLFLOW_TRACKING_URI. Training works meanwhile: runs are kept, and "
         "evergreen runs send sends them."
     )
     try:
-        answer = httpx.get(uri.rstrip("/") + "/health", timeout=timeout, follow_redirects=True)
+        response = httpx.get(uri.rstrip("/") + "/health", timeout=timeout, follow_redirects=True)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-        return Check("tracking", "problem", f"{uri} does not answer ({type(error).__name__}: {error})", remedy)
-    if not answer.is_success:
-        return Check("tracking", "problem", f"{uri} answers {answer.status_code} at /health", remedy)
-    return Check("tracking", "ok", f"{uri} answers")
+        return CheckResult("tracking", "problem", f"{uri} does not answer ({type(error).__name__}: {error})", remedy)
+    if not response.is_success:
+        return CheckResult("tracking", "problem", f"{uri} answers {response.status_code} at /health", remedy)
+    return CheckResult("tracking", "ok", f"{uri} answers")
 
 
-def _outbox(settings: Settings) -> Iterator[Check]:
-    if waiting := tracking.pending(settings):
-        yield Check("runs to send", "problem", str(waiting), "evergreen runs send")
-    else:
-        yield Check("runs to send", "ok", "none")
+def _check_database(uri: str) -> CheckResult:
+    database = Path(uri.removeprefix("sqlite:///").partition("?")[0]).resolve()
+    reason = _explain_unwritable(database.parent)
+    if not reason and database.exists() and not os.access(database, os.W_OK):
+        reason = f"{database} is not writable"
+    if not reason:
+        return CheckResult("tracking", "ok", uri, required=True)
+    remedy = "Make it writable, or set EVERGREEN_STATE_DIR or MLFLOW_TRACKING_URI."
+    return CheckResult("tracking", "problem", f"{uri} ({reason})", remedy, required=True)
 
 
-def _bundle() -> Iterator[Check]:
-    if not (BUNDLE / bundle.MANIFEST).exists():
-        yield Check("bundle", "missing", f"none in {BUNDLE}", "Fetch it (dvc pull) or make it (dvc repro).")
-        return
+def _check_outbox(settings: Settings) -> CheckResult:
+    if count := tracking.count_pending(settings):
+        return CheckResult("runs to send", "problem", str(count), "evergreen runs send")
+    return CheckResult("runs to send", "ok", "none")
+
+
+def _check_bundle() -> CheckResult:
+    if not (BUNDLE / MANIFEST).exists():
+        return CheckResult("bundle", "missing", f"none in {BUNDLE}", "Fetch it (dvc pull) or make it (dvc repro).")
     try:
-        manifest = bundle.verify(BUNDLE)
-    except (bundle.BundleError, OSError) as error:
-        yield Check("bundle", "problem", *_parts(error), required=True)
-    else:
-        yield Check("bundle", "ok", f"{BUNDLE} {manifest.version}, {manifest.precision}", required=True)
+        manifest = Bundle.load(BUNDLE).manifest
+    except (EvergreenError, OSError) as error:
+        return CheckResult("bundle", "problem", *_split_remedy(error), required=True)
+    return CheckResult("bundle", "ok", f"{BUNDLE} {manifest.version}, {manifest.dtype}", required=True)
 
 
-def _tools() -> Iterator[Check]:
+def _check_tools() -> Iterator[CheckResult]:
     for names, purpose in (
         (("podman", "docker"), "to build and try the serving image"),
         (("act",), "to run the workflows on this machine"),
         (("cml",), "to post reports on pull requests, which CI does"),
     ):
-        found = next((name for name in names if shutil.which(name)), None)
-        name = " or ".join(names)
-        if found:
-            yield Check(name, "ok", found)
-        else:
-            yield Check(name, "missing", "not on PATH", f"Optional. Install {name} {purpose}.")
+        yield _check_tool(names, purpose)
 
 
-def _parts(error: Exception) -> tuple[str, str]:
-    """Split a message of this package into what was found and the remedy that follows it."""
-    found, _, remedy = str(error).partition(". ")
-    return found, remedy or "Correct the path or the permissions."
+def _check_tool(names: tuple[str, ...], purpose: str) -> CheckResult:
+    name = " or ".join(names)
+    for candidate in names:
+        if shutil.which(candidate):
+            return CheckResult(name, "ok", candidate)
+    return CheckResult(name, "missing", "not on PATH", f"Optional. Install {name} {purpose}.")
+
+
+def _split_remedy(error: Exception) -> tuple[str, str]:
+    """Split a message of this package into what is wrong and the remedy that follows it."""
+    detail, _, remedy = str(error).partition(". ")
+    return detail, remedy or "Correct the path or the permissions."

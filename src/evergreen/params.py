@@ -8,19 +8,56 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+from evergreen.errors import EvergreenError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"\S")]
+
+RENAMED = {
+    "data.columns.source": "data.columns.topic",
+    "data.max_bad_share": "data.max_invalid_fraction",
+    "data.validation_share": "data.validation_size",
+    "data.test_share": "data.test_size",
+    "data.buckets": "data.num_partitions",
+    "train.weights": "train.base_model",
+    "train.max_tokens": "train.max_length",
+    "train.warmup_share": "train.warmup_ratio",
+    "train.patience": "train.early_stopping_patience",
+    "export.quantise": "export.quantize",
+    "export.agreement_texts": "export.parity_samples",
+    "export.min_label_agreement": "export.min_label_parity",
+    "evaluate.bootstrap_resamples": "evaluate.n_resamples",
+    "evaluate.confidence": "evaluate.confidence_level",
+    "evaluate.calibration_bins": "evaluate.n_bins",
+    "evaluate.latency_texts": "evaluate.latency_samples",
+    "evaluate.throughput_texts": "evaluate.throughput_samples",
+    "evaluate.threads": "evaluate.num_threads",
+}
+"""Keys of version 0.1 and what they are called now."""
 
 
-class ParamsError(ValueError):
-    """`params.yaml` can't be used; the message names each key, what was found and what is allowed."""
+class ParamsError(EvergreenError):
+    """`params.yaml` can't be used; the message names each key, its value and what is allowed."""
+
+    exit_code = 2
 
 
-def _compiles(pattern: str) -> str:
+def _check_pattern(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
@@ -28,22 +65,22 @@ def _compiles(pattern: str) -> str:
     return pattern
 
 
-def _known(encoding: str) -> str:
+def _check_encoding(encoding: str) -> str:
     try:
         codecs.lookup(encoding)
     except LookupError as error:
-        raise ValueError("not an encoding that Python knows: write utf-8, latin-1 or cp1252, say") from error
+        raise ValueError("not an encoding that Python has: write utf-8, latin-1 or cp1252, say") from error
     return encoding
 
 
-def _rising(edges: list[int]) -> list[int]:
+def _check_rising(edges: list[int]) -> list[int]:
     if any(low >= high for low, high in pairwise(edges)):
         raise ValueError("each edge must be greater than the one before")
     return edges
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Columns(_Section):
@@ -53,145 +90,162 @@ class Columns(_Section):
     label: str = "label"
     id: str | None = None
     observed_at: str | None = None
-    source: str | None = None
+    topic: str | None = None
 
 
 class Topic(_Section):
-    """A topic of the corpus, told by a pattern, and when its texts were observed where they don't say."""
+    """A topic of the corpus, recognized by a pattern, and when its texts were observed where they don't say."""
 
-    name: Annotated[str, Field(min_length=1)]
-    pattern: Annotated[str, AfterValidator(_compiles)]
-    start: date
-    days: Count
+    name: Name
+    pattern: Annotated[str, AfterValidator(_check_pattern)]
+    start: Annotated[date, Field(strict=False)]
+    days: PositiveInt
 
 
-class Data(_Section):
+class DataParams(_Section):
     """What `preprocess` reads."""
 
-    corpora: Annotated[list[str], Field(min_length=1)]
-    encoding: Annotated[str, AfterValidator(_known)] = "utf-8"
+    corpora: Annotated[list[Name], Field(min_length=1)]
+    encoding: Annotated[str, AfterValidator(_check_encoding)] = "utf-8"
     columns: Columns = Columns()
-    labels: Annotated[list[str], Field(min_length=2)]
+    labels: Annotated[list[Name], Field(min_length=2)]
     topics: list[Topic] = []
-    train_topics: Annotated[list[str], Field(min_length=1)]
+    train_topics: Annotated[list[Name], Field(min_length=1)]
     public_handles: list[Annotated[str, Field(pattern=r"^\w+$")]] = []
-    min_characters: Annotated[int, Field(ge=0)]
-    max_characters: Count
-    max_bad_share: Share
-    validation_share: Annotated[float, Field(gt=0, lt=1)]
-    test_share: Annotated[float, Field(gt=0, lt=1)]
-    batch_rows: Count
-    buckets: Annotated[int, Field(ge=1, le=4096)]
+    min_characters: NonNegativeInt
+    max_characters: PositiveInt
+    max_invalid_fraction: Fraction
+    validation_size: Annotated[float, Field(gt=0, lt=1)]
+    test_size: Annotated[float, Field(gt=0, lt=1)]
+    batch_rows: PositiveInt
+    num_partitions: Annotated[int, Field(ge=1, le=4096)]
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        problems, shares = [], self.validation_share + self.test_share
-        if shares >= 1:
-            problems.append(f"validation_share + test_share: found {shares:g}. Less than 1, to leave some to train on")
+    def _check_consistency(self) -> Self:
+        problems, held_out = [], self.validation_size + self.test_size
+        if held_out >= 1:
+            problems.append(f"validation_size + test_size: {held_out:g}. Less than 1, to leave some to train on")
         if len(set(self.labels)) < len(self.labels):
-            problems.append(f"labels: found {self.labels}. Each label once")
+            problems.append(f"labels: {self.labels}. Each label once")
         names = {topic.name for topic in self.topics}
         if len(names) < len(self.topics):
-            problems.append(f"topics: found {[topic.name for topic in self.topics]}. Each name once")
-        if self.columns.source is None and (unknown := set(self.train_topics) - names - {"other"}):
+            problems.append(f"topics: {[topic.name for topic in self.topics]}. Each name once")
+        if self.columns.topic is None and (unknown := set(self.train_topics) - names - {"other"}):
             problems.append(f"train_topics: {sorted(unknown)} not among topics {sorted(names)}")
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
 
-class Train(_Section):
+class TrainParams(_Section):
     """What `train` reads."""
 
-    weights: str
-    warm_start: str | None = None
-    replay_ratio: Annotated[float, Field(ge=0)]
-    max_tokens: Annotated[int, Field(ge=8, le=8192)]
-    epochs: Positive
-    batch_size: Count
+    base_model: Name
+    warm_start: Name | None = None
+    replay_ratio: NonNegativeFloat
+    max_length: Annotated[int, Field(ge=8, le=8192)]
+    epochs: PositiveFloat
+    batch_size: PositiveInt
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     head_learning_rate: Annotated[float, Field(gt=0, le=1)]
-    warmup_share: Annotated[float, Field(ge=0, lt=1)]
-    weight_decay: Annotated[float, Field(ge=0)]
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NonNegativeFloat
     dropout: Annotated[float, Field(ge=0, lt=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     freeze_embeddings: bool
-    freeze_layers: Annotated[int, Field(ge=0)]
-    class_weight_power: Share
-    evaluations_per_epoch: Count
-    patience: Count
-    num_threads: Count | None = None
+    freeze_layers: NonNegativeInt
+    class_weight_power: Fraction
+    evaluations_per_epoch: PositiveInt
+    early_stopping_patience: PositiveInt
+    num_threads: PositiveInt | None = None
 
 
-class Export(_Section):
+class ExportParams(_Section):
     """How the trained model becomes a bundle."""
 
-    quantise: bool
-    agreement_texts: Count
-    min_label_agreement: Share
+    quantize: bool
+    parity_samples: PositiveInt
+    min_label_parity: Fraction
+    max_batch_difference: Fraction
     version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
 
 
-class Evaluate(_Section):
+class EvaluateParams(_Section):
     """What `evaluate` reads."""
 
-    batch_size: Count
-    bootstrap_resamples: Annotated[int, Field(ge=100)]
-    confidence: Annotated[float, Field(gt=0.5, lt=1)]
-    calibration_bins: Count
-    length_edges: Annotated[list[int], Field(min_length=2), AfterValidator(_rising)]
-    latency_texts: Count
-    throughput_texts: Count
-    threads: Count
-    tfidf_max_features: Count
-    price_per_hour: Annotated[float, Field(ge=0)]
-    watts: Annotated[float, Field(ge=0)]
-    currency: str
+    batch_size: PositiveInt
+    n_resamples: Annotated[int, Field(ge=100)]
+    confidence_level: Annotated[float, Field(gt=0.5, lt=1)]
+    n_bins: PositiveInt
+    length_edges: Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(_check_rising)]
+    unseen_topic_samples: PositiveInt
+    latency_samples: PositiveInt
+    throughput_samples: PositiveInt
+    num_threads: PositiveInt
+    tfidf_max_features: PositiveInt
+    price_per_hour: NonNegativeFloat
+    watts: NonNegativeFloat
+    currency: Name
 
 
 class Params(_Section):
     """All of `params.yaml`."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    data: Data
-    train: Train
-    export: Export
-    evaluate: Evaluate
+    data: DataParams
+    train: TrainParams
+    export: ExportParams
+    evaluate: EvaluateParams
+
+    @classmethod
+    def load(cls, path: str | Path = "params.yaml") -> Self:
+        """Read and check a parameter file (YAML 1.2, as DVC reads it).
+
+        Raises:
+            ParamsError: naming every wrong key with its value and what is allowed.
+        """
+        try:
+            raw = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ParamsError(
+                f"{path}: no such file, or not one that may be read. Run from the repository's root, or name the file."
+            ) from error
+        except UnicodeDecodeError as error:
+            raise ParamsError(f"{path}: not UTF-8. Save the file as UTF-8.") from error
+        except YAMLError as error:
+            raise ParamsError(f"{path}: not valid YAML: {_first_lines(error)}") from error
+        return cls.parse(raw, str(path))
+
+    @classmethod
+    def parse(cls, raw: Any, name: str = "params") -> Self:
+        """Check parameters that are already in memory; see `load`."""
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            problems = error.errors()
+            renamed = {RENAMED.get(_key(problem)) for problem in problems}
+            lines = [_describe(problem) for problem in problems if _key(problem) not in renamed]
+            raise ParamsError(f"{name}: {len(lines)} problem(s)\n  " + "\n  ".join(lines)) from error
 
 
-def load(path: str | Path = "params.yaml") -> Params:
-    """Read and check a parameter file.
-
-    Raises:
-        ParamsError: naming every wrong key with what was found and what is allowed.
-    """
-    try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ParamsError(
-            f"{path}: no such file, or not one that may be read. Run from the repository's root, or name the file."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: not valid YAML: {error}") from error
-    return parse(raw, str(path))
+def _first_lines(error: YAMLError) -> str:
+    # What follows the first empty line is advice on the library's own interface.
+    return str(error).split("\n\n")[0]
 
 
-def parse(raw: Any, name: str = "params") -> Params:
-    """Check parameters that are already in memory; see `load`."""
-    try:
-        return Params.model_validate(raw, strict=False)
-    except ValidationError as error:
-        lines = [_line(problem) for problem in error.errors()]
-        raise ParamsError(f"{name}: {len(lines)} problem(s)\n  " + "\n  ".join(lines)) from error
+def _key(problem: Any) -> str:
+    return ".".join(str(part) for part in problem["loc"]) or "(whole file)"
 
 
-def _line(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
+def _describe(problem: Any) -> str:
+    key = _key(problem)
+    if new := RENAMED.get(key):
+        return f"{key}: now called {new}. Rename it; params.yaml of this version explains each key."
     if problem["type"] == "extra_forbidden":
         return f"{key}: unknown key. Remove it or correct its spelling."
     if problem["type"] == "missing":
         return f"{key}: missing. Add it."
-    said = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error" and isinstance(problem["input"], dict):
-        return f"{key}: {said}"  # of several keys at once, which it names
-    return f"{key}: found {reprlib.repr(problem['input'])}. {said}"
+        return f"{key}: {message}"  # of several keys at once, which it names
+    return f"{key}: found {reprlib.repr(problem['input'])}. {message}"

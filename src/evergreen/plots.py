@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib as mpl
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 mpl.use("agg")
 from matplotlib import pyplot as plt
 
-COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2")
+COLORS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2")
 plt.rcParams.update(
     {
         "figure.dpi": 120,
@@ -29,95 +29,142 @@ plt.rcParams.update(
 )
 
 
+class Interval(Protocol):
+    """A value with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ReliabilityCurve(Protocol):
+    """Mean confidence and accuracy of each bin, the accuracy with its interval, and the size of the bin."""
+
+    ece: float
+    confidence: list[float]
+    accuracy: list[float]
+    low: list[float]
+    high: list[float]
+    n_samples: list[int]
+
+
 def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
     plt.close(figure)
 
 
-def class_counts(topics: Mapping[str, Mapping[str, int]], labels: Sequence[str], path: Path) -> None:
+def plot_class_counts(topics: Mapping[str, Mapping[str, int]], labels: Sequence[str], path: Path) -> None:
     """Draw how many texts each topic has of each class."""
     names = sorted(topics, key=lambda name: sum(topics[name].values()))
     figure, axes = plt.subplots(figsize=(7, 0.5 * len(names) + 1.4))
     left = np.zeros(len(names))
-    for label, colour in zip(labels, cycle(COLOURS), strict=False):
+    for label, color in zip(labels, cycle(COLORS), strict=False):
         sizes = np.array([topics[name].get(label, 0) for name in names], dtype=float)
-        axes.barh(names, sizes, left=left, color=colour, label=label)
+        axes.barh(names, sizes, left=left, color=color, label=label)
         left += sizes
     for row, total in enumerate(left):
         axes.text(total, row, f" {total:,.0f}", va="center")
     axes.margins(x=0.12)
-    axes.set(title="Texts by topic and class", xlabel="texts")
+    axes.set(title=f"{left.sum():,.0f} texts by topic and class", xlabel="texts")
     axes.legend(frameon=False, loc="lower right")
     _save(figure, path)
 
 
-def confusion(matrix: NDArray[np.int64], labels: Sequence[str], path: Path) -> None:
-    """Draw a confusion matrix: shares of each true class, with the counts."""
-    shares = matrix / matrix.sum(axis=1, keepdims=True).clip(1)
+def plot_confusion_matrix(matrix: NDArray[np.int64], labels: Sequence[str], path: Path) -> None:
+    """Draw a confusion matrix, [actual, predicted]: the fraction of each actual class, with the counts."""
+    fractions = matrix / matrix.sum(axis=1, keepdims=True).clip(1)
     figure, axes = plt.subplots(figsize=(1.1 * len(labels) + 2, 1.1 * len(labels) + 1))
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     for i, j in np.ndindex(*matrix.shape):
-        colour = "white" if shares[i, j] > 0.55 else "black"
-        axes.text(j, i, f"{shares[i, j]:.0%}\n{matrix[i, j]:,}", ha="center", va="center", color=colour)
+        color = "white" if fractions[i, j] > 0.55 else "black"
+        axes.text(j, i, f"{fractions[i, j]:.0%}\n{matrix[i, j]:,}", ha="center", va="center", color=color)
     axes.set_xticks(range(len(labels)), labels)
     axes.set_yticks(range(len(labels)), labels)
-    axes.set(title="Confusion on the test set", xlabel="answered", ylabel="true")
+    axes.set(title=f"Confusion matrix, {matrix.sum():,} test texts", xlabel="predicted", ylabel="actual")
     _save(figure, path)
 
 
-def reliability(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw accuracy against confidence, per bin; on the diagonal, confidence means what it says."""
-    figure, axes = plt.subplots(figsize=(5, 4.4))
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
-    for (name, curve), colour in zip(curves.items(), cycle(COLOURS), strict=False):
-        axes.plot(
-            curve["confidence"],
-            curve["accuracy"],
-            marker="o",
-            color=colour,
-            label=f"{name} (ECE {curve['ece']:.3f})",
-        )
+def plot_calibration(curves: Mapping[str, ReliabilityCurve], confidence_level: float, path: Path) -> None:
+    """Draw accuracy against confidence per bin, with intervals, above how many texts each bin holds.
+
+    On the diagonal, confidence means what it says.
+    """
+    figure, (axes, histogram) = plt.subplots(
+        2, 1, figsize=(5.4, 5.6), sharex=True, height_ratios=(3, 1), layout="constrained"
+    )
+    lowest = min(value for curve in curves.values() for value in curve.confidence)
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":", label="perfectly calibrated")
+    width = 0.9 * min((np.diff(curve.confidence).min() for curve in curves.values() if len(curve.confidence) > 1),
+                      default=0.1) / len(curves)  # fmt: skip
+    for position, ((name, curve), color) in enumerate(zip(curves.items(), cycle(COLORS), strict=False)):
+        errors = np.abs(np.array([curve.low, curve.high]) - np.array(curve.accuracy))
+        label = f"{name} (ECE {curve.ece:.3f})"
+        axes.errorbar(curve.confidence, curve.accuracy, yerr=errors, marker="o", capsize=3, color=color, label=label)
+        shift = (position - (len(curves) - 1) / 2) * width
+        histogram.bar(np.array(curve.confidence) + shift, curve.n_samples, width=width, color=color)
+    n_samples = sum(next(iter(curves.values())).n_samples)
     axes.set(
-        title="Calibration on the test set",
-        xlabel="mean confidence",
-        ylabel="accuracy",
-        xlim=(0, 1),
+        title=f"Calibration on {n_samples:,} test texts",
+        ylabel=f"accuracy, {confidence_level:.0%} interval",
+        xlim=(max(0.0, lowest - 0.05), 1),
         ylim=(0, 1),
     )
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right")
+    histogram.set(xlabel="mean confidence of the bin", ylabel="texts")
     _save(figure, path)
 
 
-def training_curve(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw training loss and validation scores over epochs."""
-    figure, (losses, scores) = plt.subplots(1, 2, figsize=(9, 3.2))
-    train = [(row["epoch"], row["loss"]) for row in history if "loss" in row]
-    valid = [row for row in history if "eval_loss" in row]
-    losses.plot(*zip(*train, strict=True), color=COLOURS[0], label="training")
-    epochs = [row["epoch"] for row in valid]
-    losses.plot(epochs, [row["eval_loss"] for row in valid], marker="o", color=COLOURS[2], label="validation")
-    for name, colour in (("accuracy", COLOURS[0]), ("macro_f1", COLOURS[1])):
-        scores.plot(epochs, [row[f"eval_{name}"] for row in valid], marker="o", color=colour, label=name)
+def plot_training_curve(history: Any, path: Path) -> None:
+    """Draw training loss and validation scores over epochs, and mark the checkpoint that was kept.
+
+    Args:
+        history: a data frame with `epoch`, `loss`, `eval_loss`, `eval_accuracy` and `eval_macro_f1`; the checkpoint
+            kept is the first of the best macro-F1.
+    """
+    figure, (losses, scores) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    train = history.dropna(subset="loss")
+    valid = history.dropna(subset="eval_loss")
+    losses.plot(train["epoch"], train["loss"], color=COLORS[0], label="training")
+    losses.plot(valid["epoch"], valid["eval_loss"], marker="o", color=COLORS[2], label="validation")
+    for name, color, label in (("accuracy", COLORS[0], "accuracy"), ("macro_f1", COLORS[1], "macro-F1")):
+        scores.plot(valid["epoch"], valid[f"eval_{name}"], marker="o", color=color, label=label)
+    kept = valid.loc[valid["eval_macro_f1"].idxmax(), "epoch"]
+    for axes in (losses, scores):
+        axes.axvline(kept, color="grey", linewidth=1, linestyle=":", label="kept checkpoint")
     losses.set(title="Loss", xlabel="epoch", ylim=(0, None))
     scores.set(title="Validation scores", xlabel="epoch")
+    if scores.get_ylim()[0] > 0:
+        scores.set_ylabel("(axis does not start at 0)")
     for axes in (losses, scores):
+        axes.set_xlim(0, None)
         axes.legend(frameon=False)
     _save(figure, path)
 
 
-def comparison(rows: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
-    """Draw models side by side, with their intervals: {model: {metric: {value, low, high}}}."""
-    metrics = list(next(iter(rows.values())))
+def plot_comparison(
+    models: Mapping[str, Mapping[str, Interval]], n_samples: int, confidence_level: float, path: Path
+) -> None:
+    """Draw models side by side, {model: {metric: estimate}}, the last one in color."""
+    metrics = list(next(iter(models.values())))
     figure, axes = plt.subplots(
-        1, len(metrics), figsize=(4.2 * len(metrics), 0.5 * len(rows) + 1.5), sharey=True, squeeze=False
+        1,
+        len(metrics),
+        figsize=(4.2 * len(metrics), 0.5 * len(models) + 1.7),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
+    names = list(models)[::-1]
     for axis, metric in zip(axes[0], metrics, strict=True):
-        for place, (_, scores) in enumerate(reversed(list(rows.items()))):
-            score = scores[metric]
-            spread = [[max(score["value"] - score["low"], 0)], [max(score["high"] - score["value"], 0)]]
-            axis.errorbar(score["value"], place, xerr=spread, fmt="o", capsize=4, color="grey" if place else COLOURS[0])
-            axis.text(score["high"], place, f"  {score['value']:.3f}", va="center")
-        axis.set(title=metric.replace("_", " "), xlim=(0, 1.12), ylim=(-0.6, len(rows) - 0.4))
-        axis.set_yticks(range(len(rows)), list(reversed(list(rows))))
+        for row, name in enumerate(names):
+            estimate = models[name][metric]
+            error = [[max(estimate.value - estimate.low, 0)], [max(estimate.high - estimate.value, 0)]]
+            axis.errorbar(estimate.value, row, xerr=error, fmt="o", capsize=4, color="grey" if row else COLORS[0])
+            axis.annotate(
+                f"{estimate.value:.3f}", (estimate.value, row), (0, 7), textcoords="offset points", ha="center"
+            )
+        axis.set(title=metric, xlim=(0, 1), ylim=(-0.6, len(names) - 0.3))
+        axis.set_yticks(range(len(names)), names)
+    figure.supxlabel(f"{n_samples:,} test texts, {confidence_level:.0%} bootstrap intervals", fontsize=9)
     _save(figure, path)

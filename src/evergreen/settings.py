@@ -1,15 +1,23 @@
 """The environment: where things are and who may reach them. Numbers that a stage reads are in `params.yaml`."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from dotenv import load_dotenv
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings
+
+from evergreen.errors import EvergreenError
+
+
+class SettingsError(EvergreenError):
+    """An environment variable can't be used; the message names it and what is allowed."""
+
+    exit_code = 2
 
 
 class Settings(BaseSettings):
-    """Read from the environment and from `.env`; the defaults need no service."""
-
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+    """Read from the environment; the defaults need no service."""
 
     state_dir: Path = Field(Path(".evergreen"), alias="EVERGREEN_STATE_DIR")
     """Checkpoints, the tracking outbox and the default databases; never committed."""
@@ -19,6 +27,23 @@ class Settings(BaseSettings):
     """Seconds that an unreachable tracking server may cost."""
     s3_endpoint_url: str | None = Field(None, alias="AWS_ENDPOINT_URL")
     log_level: str = Field("warning", alias="EVERGREEN_LOG_LEVEL", pattern="(?i)^(debug|info|warning|error)$")
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment, after adding to it what only `.env` names, so that libraries see that too.
+
+        Raises:
+            SettingsError: naming each wrong variable with its value and what is allowed.
+        """
+        try:
+            load_dotenv(".env")
+        except UnicodeDecodeError as error:
+            raise SettingsError(".env: not UTF-8. Save the file as UTF-8.") from error
+        try:
+            return cls()
+        except ValidationError as error:
+            wrong = [f"{problem['loc'][0]}: {problem['input']!r}. {problem['msg']}" for problem in error.errors()]
+            raise SettingsError("; ".join(wrong) + ". Correct the environment or .env.") from error
 
     @property
     def tracking_uri(self) -> str:

@@ -12,14 +12,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from evergreen.errors import EvergreenError
 from evergreen.settings import Settings
 
 
-class SourceError(Exception):
+class SourceError(EvergreenError):
     """An address can't be resolved; the message names it and the remedy."""
 
 
-def local(uri: str) -> Path:
+def resolve(uri: str) -> Path:
     """Bring what `uri` names to this machine and return its path: a file or a folder.
 
     Raises:
@@ -27,11 +28,11 @@ def local(uri: str) -> Path:
     """
     scheme, _, rest = uri.partition(":")
     if scheme == "package":
-        return _in_package(uri, rest)
+        return _find_in_package(uri, rest)
     if scheme == "hf":
-        return _from_hub(uri)
+        return _download_from_hub(uri)
     if "://" in uri:
-        return _downloaded(uri)
+        return _download(uri)
     path = Path(uri)
     if not path.exists():
         raise SourceError(f"{uri}: no such file or folder. Correct the path, or write package:, s3:// or hf://.")
@@ -39,25 +40,25 @@ def local(uri: str) -> Path:
 
 
 @contextmanager
-def opened(uri: str) -> Iterator[BinaryIO]:
+def open_uri(uri: str) -> Iterator[BinaryIO]:
     """Open one file for streaming; an object in a bucket is read as it goes, never downloaded whole."""
     if "://" in uri and not uri.startswith("hf://"):
         try:
-            stream = _filesystem(uri).open(uri, "rb")
+            stream = _open_filesystem(uri).open(uri, "rb")
         except Exception as error:
-            raise _unreachable(uri, error) from error
+            raise _unavailable(uri, error) from error
     else:
-        stream = local(uri).open("rb")
+        stream = resolve(uri).open("rb")
     with stream:
         yield cast(BinaryIO, stream)
 
 
-def _in_package(uri: str, rest: str) -> Path:
+def _find_in_package(uri: str, rest: str) -> Path:
     name, _, inner = rest.partition("/")
     if not name or not inner or ".." in Path(rest).parts:
         raise SourceError(f"{uri}: write package:NAME/PATH, a file or folder inside an installed package.")
     # A distribution's record tells where its files are, without running any of its code.
-    for distribution in _distributions(name):
+    for distribution in _find_distributions(name):
         for file in distribution.files or []:
             for root in (Path(name), Path(name.replace("-", "_"))):
                 if file.is_relative_to(root / inner):
@@ -68,7 +69,7 @@ def _in_package(uri: str, rest: str) -> Path:
     )
 
 
-def _distributions(name: str) -> Iterator[importlib.metadata.Distribution]:
+def _find_distributions(name: str) -> Iterator[importlib.metadata.Distribution]:
     providers = importlib.metadata.packages_distributions().get(name.replace("-", "_"), [])
     for provider in dict.fromkeys([*providers, name]):
         try:
@@ -82,40 +83,40 @@ _HUB = re.compile(
 )
 
 
-def _from_hub(uri: str) -> Path:
-    found = _HUB.fullmatch(uri)
-    if not found:
+def _download_from_hub(uri: str) -> Path:
+    match = _HUB.fullmatch(uri)
+    if not match:
         raise SourceError(f"{uri}: write hf://ORG/MODEL or hf://datasets/ORG/NAME, with @REVISION to pin one.")
-    path = found["path"] or ""
+    path = match["path"] or ""
     try:
         from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for those who load from a hub
 
         folder = snapshot_download(
-            found["repo"],
-            repo_type="dataset" if found["datasets"] else "model",
-            revision=found["rev"],
+            match["repo"],
+            repo_type="dataset" if match["datasets"] else "model",
+            revision=match["rev"],
             allow_patterns=[path, f"{path}/*"] if path else None,
-            ignore_patterns=None if found["datasets"] or path else ["*.h5", "*.msgpack", "*.onnx", "*.ot"],
+            ignore_patterns=None if match["datasets"] or path else ["*.h5", "*.msgpack", "*.onnx", "*.ot"],
         )
     except Exception as error:
-        raise _unreachable(uri, error) from error
+        raise _unavailable(uri, error) from error
     target = Path(folder) / path
     if not target.exists():
         raise SourceError(f"{uri}: the repository has no {path}. Correct the path.")
     return target
 
 
-def _downloaded(uri: str) -> Path:
+def _download(uri: str) -> Path:
     try:
-        filesystem = _filesystem(uri)
-        found = filesystem.find(uri, detail=True)
+        filesystem = _open_filesystem(uri)
+        listing = filesystem.find(uri, detail=True)
     except Exception as error:
-        raise _unreachable(uri, error) from error
-    files = {name: info for name, info in found.items() if not name.endswith("/")}  # consoles mark folders so
+        raise _unavailable(uri, error) from error
+    files = {name: info for name, info in listing.items() if not name.endswith("/")}  # consoles mark folders so
     if not files:
         raise SourceError(f"{uri}: nothing there. Correct the address, or check that you may list it.")
     versions = sorted((name, str(info.get("ETag") or info.get("mtime")), info["size"]) for name, info in files.items())
-    folder = Settings().state_dir / "downloads" / hashlib.sha256(repr((uri, versions)).encode()).hexdigest()[:16]
+    folder = Settings.load().state_dir / "downloads" / hashlib.sha256(repr((uri, versions)).encode()).hexdigest()[:16]
     root = str(filesystem._strip_protocol(uri))
     single = root in files
     target = folder / Path(root).name if single else folder
@@ -130,7 +131,7 @@ def _downloaded(uri: str) -> Path:
                 try:
                     filesystem.get_file(name, str(inner))
                 except Exception as error:
-                    raise _unreachable(uri, error) from error
+                    raise _unavailable(uri, error) from error
             with suppress(OSError):  # when another process was faster
                 Path(partial, folder.name).rename(folder)
         if not target.exists():
@@ -138,19 +139,19 @@ def _downloaded(uri: str) -> Path:
     return target
 
 
-def _filesystem(uri: str) -> Any:
+def _open_filesystem(uri: str) -> Any:
     import fsspec  # noqa: PLC0415 - a plain path needs none of it
 
     scheme = uri.partition("://")[0]
-    endpoint = Settings().s3_endpoint_url
+    endpoint = Settings.load().s3_endpoint_url
     options = {"client_kwargs": {"endpoint_url": endpoint}} if scheme == "s3" and endpoint else {}
     filesystem = fsspec.filesystem(scheme, **options)
     filesystem.invalidate_cache()  # the object may have changed since it was last listed
     return filesystem
 
 
-def _unreachable(uri: str, error: Exception) -> SourceError:
+def _unavailable(uri: str, error: Exception) -> SourceError:
     return SourceError(
-        f"{uri}: can't be had ({type(error).__name__}: {error}). Check the name, the network and the credentials: "
+        f"{uri}: unavailable ({type(error).__name__}: {error}). Check the name, the network and the credentials: "
         "AWS_* and AWS_ENDPOINT_URL for s3://, HF_TOKEN and HF_ENDPOINT for hf://."
     )

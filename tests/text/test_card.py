@@ -1,83 +1,134 @@
 """The model card says what the metrics say."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
-from evergreen.text import bundle
-from evergreen.text.card import card
+from evergreen.text.bundle import Bundle, Manifest
+from evergreen.text.card import render_card
+from evergreen.text.evaluation_metrics import TextMetrics
+from evergreen.text.metrics import DataMetrics
 
-DATA = {"splits": {"train": 11_263, "validation": 900, "test": 2_200, "stream": 0}}
 
-
-def interval(value: float) -> dict[str, float]:
+def estimate(value: float) -> dict[str, float]:
     return {"value": value, "low": value - 0.011, "high": value + 0.012}
 
 
+def reliability(ece: float) -> dict[str, Any]:
+    return {"ece": ece, "confidence": [], "accuracy": [], "low": [], "high": [], "n_samples": []}
+
+
 @pytest.fixture
-def metrics() -> dict[str, Any]:
+def data() -> DataMetrics:
+    counts = {
+        "rows": 0,
+        "quarantined": 0,
+        "invalid_fraction": 0,
+        "near_empty": 0,
+        "duplicates": 0,
+        "label_conflicts": 0,
+    }
+    splits = {"train": 11_263, "validation": 900, "test": 2_200, "stream": 0}
+    return DataMetrics(**counts, quarantine_reasons={}, splits=splits, classes={}, topics={})
+
+
+@pytest.fixture
+def fields() -> dict[str, Any]:
     return {
-        "accuracy": interval(0.8123),
-        "macro_f1": interval(0.7347),
-        "texts": 2187,
-        "confidence": 0.95,
-        "per_class": {"negative": {"precision": 0.91, "recall": 0.92, "f1": 0.915, "texts": 1234.0}},
-        "slices": {"source": {"airline": {**interval(0.654), "texts": 321}}, "characters": {}},
-        "yardsticks": {"majority class": {"accuracy": interval(0.611), "macro_f1": interval(0.222)}},
-        "calibration": {"before": {"ece": 0.0987}, "after": {"ece": 0.0123}},
-        "agreement": {
-            "label_agreement": 0.987,
-            "texts": 512,
+        "accuracy": estimate(0.8123),
+        "macro_f1": estimate(0.7347),
+        "n_samples": 2187,
+        "confidence_level": 0.95,
+        "per_class": {"negative": {"precision": 0.91, "recall": 0.92, "f1": 0.915, "support": 1234}},
+        "confusion_matrix": [],
+        "slices": {
+            "topic": {"airline": {**estimate(0.654), "n_samples": 321}},
+            "length": {"120_and_more": {**estimate(0.777), "n_samples": 45}},
+            "unseen_topic": {
+                "apple": {**estimate(0.456), "n_samples": 67},
+                "other": {**estimate(0.543), "n_samples": 89},
+            },
+        },
+        "baselines": {"majority_class": {"accuracy": estimate(0.611), "macro_f1": estimate(0.222)}},
+        "calibration": {"uncalibrated": reliability(0.0987), "calibrated": reliability(0.0123)},
+        "parity": {
+            "label_parity": 0.987,
+            "n_samples": 512,
+            "max_proba_difference": 0.2,
+            "mean_proba_difference": 0.1,
             "bundle_accuracy": 0.857,
             "torch_accuracy": 0.859,
-            "batch_label_agreement": 0.996,
-            "batch_max_probability_difference": 0.034,
+            "batch_label_parity": 1.0,
+            "batch_max_proba_difference": 3e-6,
         },
-        "speed": {"p50_ms": 4.56, "p99_ms": 7.89, "texts_per_second": 1357.0},
+        "latency": {"p50_ms": 4.56, "p99_ms": 7.89, "samples_per_second": 1357.0},
         "size_mb": 23.42,
         "cost": {
             "currency": "USD",
-            "training_seconds": 246.0,
-            "training": 0.0068,
-            "training_watt_hours": 4.1,
-            "million_predictions": 0.0205,
-            "million_predictions_watt_hours": 12.0,
+            "training_cost": 0.0068,
+            "training_energy_wh": 4.1,
+            "inference_cost_per_million": 0.0205,
+            "inference_energy_per_million_wh": 12.0,
         },
     }
 
 
 @pytest.fixture
-def manifest(int8_folder: Path) -> bundle.Manifest:
-    return bundle.verify(int8_folder)
+def manifest(int8_folder: Path) -> Manifest:
+    return Bundle.load(int8_folder).manifest.model_copy(update={"train_samples": 11_263})
 
 
-def test_it_holds_the_numbers(manifest: bundle.Manifest, metrics: dict[str, Any]) -> None:
-    text = card(manifest, metrics, DATA)
+def test_it_holds_the_numbers(manifest: Manifest, fields: dict[str, Any], data: DataMetrics) -> None:
+    text = " ".join(render_card(manifest, TextMetrics.model_validate(fields), data).split("\n"))
     for part in (
         "# Model card: text 0.1.0",
-        "11,263",
+        "11,263 texts of airline",
         "2026-03-01",
         "| this bundle (int8) | 0.812 (0.801 to 0.824) | 0.735 (0.724 to 0.747) |",
         "| majority class | 0.611 (0.600 to 0.623) |",
         "| negative | 0.910 | 0.920 | 0.915 | 1,234 |",
-        "| source: airline | 0.654 (0.643 to 0.666) | 321 |",
-        "2,187 held-out texts, with 95%",
-        "0.012 (before temperature 0.099)",
-        "98.7% of 512",
-        "99.6%",
-        "0.034",
+        "| topic: airline | 0.654 (0.643 to 0.666) | 321 |",
+        "| characters: 120 and more | 0.777 (0.766 to 0.789) | 45 |",
+        "| unseen topic: apple | 0.456 (0.445 to 0.468) | 67 |",
+        "between 0.456 and 0.543",
+        "2,187 texts",
+        "95 % bootstrap intervals",
+        "0.012 (0.099 before",
+        "98.7 % of 512",
+        "100.0 %",
+        "3e-06",
         "23.4 MB",
         "4.6 ms (p99 7.9 ms)",
         "1,357",
-        "246 s (0.0068 USD",
+        "0.0068 USD",
         "0.0205",
-        "airline",
     ):
         assert part in text
+    assert "with a warm start" not in text
     for label in manifest.labels:
         assert f"*{label}*" in text
+
+
+def test_hubs_can_read_its_metadata(manifest: Manifest, fields: dict[str, Any], data: DataMetrics) -> None:
+    card = ModelCard(render_card(manifest, TextMetrics.model_validate(fields), data))
+    assert card.data.pipeline_tag == "text-classification"
+
+
+def test_a_warm_start_says_what_it_was_trained_on(
+    manifest: Manifest, fields: dict[str, Any], data: DataMetrics
+) -> None:
+    warm = manifest.model_copy(update={"train_samples": 321})
+    text = render_card(warm, TextMetrics.model_validate(fields), data)
+    assert "321 texts of airline" in text
+    assert "holds 11,263: with a warm start" in text
+
+
+def test_a_corpus_of_one_topic_says_so(manifest: Manifest, fields: dict[str, Any], data: DataMetrics) -> None:
+    fields["slices"]["unseen_topic"] = {}
+    text = render_card(manifest, TextMetrics.model_validate(fields), data)
+    assert "accuracy on other topics was not measured" in text
 
 
 @pytest.mark.parametrize(
@@ -85,32 +136,32 @@ def test_it_holds_the_numbers(manifest: bundle.Manifest, metrics: dict[str, Any]
     [
         ("accuracy", "value"),
         ("macro_f1", "low"),
-        ("texts",),
+        ("n_samples",),
         ("per_class", "negative", "recall"),
-        ("slices", "source", "airline", "value"),
-        ("yardsticks", "majority class", "macro_f1", "high"),
-        ("calibration", "after", "ece"),
-        ("agreement", "label_agreement"),
-        ("speed", "p99_ms"),
+        ("slices", "topic", "airline", "value"),
+        ("baselines", "majority_class", "macro_f1", "high"),
+        ("calibration", "calibrated", "ece"),
+        ("parity", "label_parity"),
+        ("latency", "p99_ms"),
         ("size_mb",),
-        ("cost", "million_predictions"),
+        ("cost", "inference_cost_per_million"),
     ],
     ids=".".join,
 )
 def test_it_changes_when_a_number_does(
-    manifest: bundle.Manifest, metrics: dict[str, Any], path: tuple[str, ...]
+    manifest: Manifest, fields: dict[str, Any], data: DataMetrics, path: tuple[str, ...]
 ) -> None:
-    other = copy.deepcopy(metrics)
-    place = other
+    before = render_card(manifest, TextMetrics.model_validate(fields), data)
+    node = fields
     for name in path[:-1]:
-        place = place[name]
-    place[path[-1]] *= 1.5
-    assert card(manifest, other, DATA) != card(manifest, metrics, DATA)
+        node = node[name]
+    node[path[-1]] = node[path[-1]] * 2
+    assert render_card(manifest, TextMetrics.model_validate(fields), data) != before
 
 
-def test_it_changes_with_the_manifest(manifest: bundle.Manifest, metrics: dict[str, Any]) -> None:
-    newer = manifest.model_copy(update={"version": "9.8.7", "trained_on": ["coachella"]})
-    text = card(newer, metrics, DATA)
+def test_it_changes_with_the_manifest(manifest: Manifest, fields: dict[str, Any], data: DataMetrics) -> None:
+    newer = manifest.model_copy(update={"version": "9.8.7", "train_topics": ["coachella"]})
+    text = render_card(newer, TextMetrics.model_validate(fields), data)
     assert "9.8.7" in text
     assert "coachella" in text
     assert "of airline" not in text

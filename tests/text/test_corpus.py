@@ -12,18 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evergreen import params, sources
-from evergreen.params import Data
+from evergreen import sources
+from evergreen.params import DataParams, Params
 from evergreen.text import corpus
-from evergreen.text.cleaning import cleaner
-from evergreen.text.reading import CorpusError
+from evergreen.text.cleaning import build_cleaner
+from evergreen.text.readers import CorpusError
+from evergreen.text.splits import SPLITS, assign_split, hash_text
 
-SHIPPED = params.load(Path(__file__).parents[2] / "params.yaml").data
-SIDES = ("train", "validation", "test", "stream")
+SHIPPED = Params.load(Path(__file__).parents[2] / "params.yaml").data
+FILES = ("train", "validation", "test", "stream")
 WORDS = ["flight", "late", "great", "seat", "crew", "bag", "thanks", "never", "again", "iphone"]
 
 
-def data(*corpora: Path | str, **changes: Any) -> Data:
+def data(*corpora: Path | str, **changes: Any) -> DataParams:
     values: dict[str, Any] = {
         "corpora": [str(uri) for uri in corpora],
         "columns": {"text": "text", "label": "label"},
@@ -37,13 +38,13 @@ def data(*corpora: Path | str, **changes: Any) -> Data:
         "public_handles": ["united"],
         "min_characters": 3,
         "max_characters": 200,
-        "max_bad_share": 0.5,
-        "validation_share": 0.3,
-        "test_share": 0.3,
+        "max_invalid_fraction": 0.5,
+        "validation_size": 0.3,
+        "test_size": 0.3,
         "batch_rows": 7,
-        "buckets": 3,
+        "num_partitions": 3,
     }
-    return Data.model_validate(values | changes)
+    return DataParams.model_validate(values | changes)
 
 
 def write(path: Path, rows: list[tuple[str, str]]) -> Path:
@@ -57,23 +58,23 @@ def write_jsonl(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def good(count: int, start: int = 0) -> list[tuple[str, str]]:
+def valid(count: int, start: int = 0) -> list[tuple[str, str]]:
     labels = ["negative", "neutral", "positive"]
     return [(f"flight number {n} @united", labels[n % 3]) for n in range(start, start + count)]
 
 
-def prepared(folder: Path) -> dict[str, pd.DataFrame]:
-    return {side: pd.read_parquet(folder / f"{side}.parquet") for side in SIDES}
+def read(folder: Path) -> dict[str, pd.DataFrame]:
+    return {split: pd.read_parquet(folder / f"{split}.parquet") for split in FILES}
 
 
-def sides(folder: Path) -> dict[str, str]:
-    """Which side each text stands on, after checking that it stands on one only."""
-    found: dict[str, str] = {}
-    for side, rows in prepared(folder).items():
+def splits(folder: Path) -> dict[int, str]:
+    """The split of each text, after checking that it is in one only."""
+    split_of_text: dict[int, str] = {}
+    for split, rows in read(folder).items():
         for text in rows["text"]:
-            assert corpus.key(text) not in found
-            found[corpus.key(text)] = side
-    return found
+            assert hash_text(text) not in split_of_text
+            split_of_text[hash_text(text)] = split
+    return split_of_text
 
 
 def quarantine(folder: Path) -> list[dict[str, str]]:
@@ -86,32 +87,32 @@ TEXT = st.lists(st.sampled_from(WORDS), min_size=2, max_size=6).map(" ".join)
 
 @settings(deadline=None)
 @given(st.text(), st.floats(0.01, 0.4), st.floats(0.01, 0.4))
-def test_a_text_keeps_its_side_whatever_way_it_is_written(text, validation, test):
-    text = cleaner()(text)
-    side = corpus.split_of(corpus.key(text), validation, test)
-    assert side in corpus.SPLITS
+def test_spelling_does_not_move_a_text(text, validation, test):
+    text = build_cleaner()(text)
+    split = assign_split(hash_text(text), validation, test)
+    assert split in SPLITS
     for same in (text, f"  {text}\n", text.replace(" ", "\t "), text.casefold()):
-        assert corpus.split_of(corpus.key(same), validation, test) == side
+        assert assign_split(hash_text(same), validation, test) == split
 
 
 @settings(deadline=None)
 @given(st.integers(0, 2**64 - 1), st.floats(0.01, 0.3), st.floats(0, 0.3))
-def test_a_greater_test_share_takes_no_text_out_of_test(text_key, share, more):
-    if corpus.split_of(text_key, 0.1, share) == "test":
-        assert corpus.split_of(text_key, 0.1, share + more) == "test"
+def test_a_larger_test_set_keeps_its_texts(text_hash, size, more):
+    if assign_split(text_hash, 0.1, size) == "test":
+        assert assign_split(text_hash, 0.1, size + more) == "test"
 
 
 def test_the_hash_of_a_text_is_the_same_on_every_machine():
     # Pinned: another value here moves texts between training and test, in every project that has trained.
-    assert corpus.key("Good  FLIGHT") == corpus.key("good flight") == 0x61E282DB383FF00
-    assert [corpus.split_of(int(place * 2**64), 0.25, 0.25) for place in (0, 0.24, 0.25, 0.49, 0.5, 0.99)] == [
+    assert hash_text("Good  FLIGHT") == hash_text("good flight") == 0x61E282DB383FF00
+    assert [assign_split(int(position * 2**64), 0.25, 0.25) for position in (0, 0.24, 0.25, 0.49, 0.5, 0.99)] == [
         *["test"] * 2, *["validation"] * 2, *["train"] * 2
     ]  # fmt: skip
 
 
-def test_shares_are_kept_roughly():
-    found = pd.Series([corpus.split_of(corpus.key(f"text {n}"), 0.08, 0.15) for n in range(20_000)])
-    assert found.value_counts(normalize=True).to_dict() == pytest.approx(
+def test_splits_have_their_sizes():
+    assigned = pd.Series([assign_split(hash_text(f"text {n}"), 0.08, 0.15) for n in range(20_000)])
+    assert assigned.value_counts(normalize=True).to_dict() == pytest.approx(
         {"train": 0.77, "test": 0.15, "validation": 0.08}, abs=0.02
     )
 
@@ -120,82 +121,82 @@ def test_shares_are_kept_roughly():
 @given(st.lists(TEXT, max_size=30), st.lists(TEXT, max_size=30))
 def test_growing_the_corpus_moves_no_text(tmp_path_factory, old, new):
     folder = tmp_path_factory.mktemp("grow")
-    first = write(folder / "1.csv", [*good(40), *((text, "neutral") for text in old)])
-    second = write(folder / "2.csv", [(text.upper(), "positive") for text in new] + good(20, 30))
+    first = write(folder / "1.csv", [*valid(40), *((text, "neutral") for text in old)])
+    second = write(folder / "2.csv", [(text.upper(), "positive") for text in new] + valid(20, 30))
     corpus.prepare(data(first), folder / "before")
     corpus.prepare(data(first, second), folder / "after")
-    before, after = sides(folder / "before"), sides(folder / "after")
+    before, after = splits(folder / "before"), splits(folder / "after")
     assert before.items() <= after.items()
-    assert {corpus.key(text) for text in new} <= set(after)
+    assert {hash_text(text) for text in new} <= set(after)
 
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory) -> Path:
-    rows = good(60) + good(10, 55) + [(f"my iphone {n}", "neutral") for n in range(30)]
+    rows = valid(60) + valid(10, 55) + [(f"my iphone {n}", "neutral") for n in range(30)]
     rows += [("FLIGHT number 3  @united", "positive"), ("hi", "neutral"), ("", "neutral"), ("flight of mine", "great")]
     return write(tmp_path_factory.mktemp("mixed") / "mixed.csv", rows)
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    rows = {side: set(frame.itertuples(index=False, name=None)) for side, frame in prepared(folder).items()}
+    rows = {split: set(frame.itertuples(index=False, name=None)) for split, frame in read(folder).items()}
     return rows | {"quarantine": (folder / "quarantine.csv").read_text()}
 
 
-@pytest.mark.parametrize(("batch_rows", "buckets"), [(1, 1), (5, 16), (1000, 4)])
-def test_batches_and_buckets_make_no_difference(mixed, tmp_path, batch_rows, buckets):
-    counts = corpus.prepare(data(mixed), tmp_path / "a")
-    others = corpus.prepare(data(mixed, batch_rows=batch_rows, buckets=buckets), tmp_path / "b")
+@pytest.mark.parametrize(("batch_rows", "num_partitions"), [(1, 1), (5, 16), (1000, 4)])
+def test_batches_and_partitions_make_no_difference(mixed, tmp_path, batch_rows, num_partitions):
+    stats = corpus.prepare(data(mixed), tmp_path / "a")
+    others = corpus.prepare(data(mixed, batch_rows=batch_rows, num_partitions=num_partitions), tmp_path / "b")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    assert counts == others
+    assert stats == others
 
 
 def test_the_same_corpus_gives_the_same_bytes(mixed, tmp_path):
     for name in "ab":
         corpus.prepare(data(mixed), tmp_path / name)
-    for file in [f"{side}.parquet" for side in SIDES] + ["quarantine.csv"]:
+    for file in [f"{split}.parquet" for split in FILES] + ["quarantine.csv"]:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted(
-        ["quarantine.csv", *(f"{side}.parquet" for side in SIDES)]
+        ["quarantine.csv", *(f"{split}.parquet" for split in FILES)]
     )
 
 
 def test_everything_is_counted(mixed, tmp_path):
-    counts = corpus.prepare(data(mixed), tmp_path)
-    assert counts.rows == 104
-    assert counts.near_empty == 2
-    assert dict(counts.quarantined) == {"label: label not in data.labels": 1}
-    assert counts.duplicates == 6  # texts 55 to 59, and number 3 in other letters
-    assert counts.label_conflicts == 1
-    assert counts.kept.total() == 104 - 2 - 1 - 6 == len(sides(tmp_path))
-    for side, rows in prepared(tmp_path).items():
-        told = {key[1:]: n for key, n in counts.kept.items() if key[0] == side}
-        assert rows.groupby(["source", "label"]).size().to_dict() == told
+    stats = corpus.prepare(data(mixed), tmp_path)
+    assert stats.rows == 104
+    assert stats.near_empty == 2
+    assert dict(stats.quarantined) == {"label: label not in data.labels": 1}
+    assert stats.duplicates == 6  # texts 55 to 59, and number 3 in other letters
+    assert stats.label_conflicts == 1
+    assert stats.retained.total() == 104 - 2 - 1 - 6 == len(splits(tmp_path))
+    for split, rows in read(tmp_path).items():
+        expected = {key[1:]: n for key, n in stats.retained.items() if key[0] == split}
+        assert rows.groupby(["topic", "label"]).size().to_dict() == expected
 
 
 def test_the_first_of_two_duplicates_stays(tmp_path):
-    first = write(tmp_path / "1.csv", [*good(40), ("Flight one", "negative")])
+    first = write(tmp_path / "1.csv", [*valid(40), ("Flight one", "negative")])
     second = write(tmp_path / "2.csv", [("flight ONE", "positive"), ("flight two", "neutral")])
-    third = write(tmp_path / "3.csv", [*good(5), ("flight TWO", "positive")])
-    counts = corpus.prepare(data(first, second, third), tmp_path / "out")
-    rows = pd.concat(prepared(tmp_path / "out").values()).set_index("text")["label"]
+    third = write(tmp_path / "3.csv", [*valid(5), ("flight TWO", "positive")])
+    stats = corpus.prepare(data(first, second, third), tmp_path / "out")
+    rows = pd.concat(read(tmp_path / "out").values()).set_index("text")["label"]
     assert rows["Flight one"] == "negative"
     assert "flight ONE" not in rows
     assert rows["flight two"] == "neutral"
-    assert counts.label_conflicts == 2
+    assert stats.label_conflicts == 2
 
 
 def test_the_first_stays_in_a_folder_of_files_too(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
-    write(folder / "1.csv", [*good(40), ("flight one", "negative")])
+    write(folder / "1.csv", [*valid(40), ("flight one", "negative")])
     write(folder / "2.csv", [("flight one", "positive")])
     corpus.prepare(data(folder), tmp_path / "out")
-    rows = pd.concat(prepared(tmp_path / "out").values()).set_index("text")["label"]
+    rows = pd.concat(read(tmp_path / "out").values()).set_index("text")["label"]
     assert rows["flight one"] == "negative"
 
 
-def test_bad_rows_are_told_with_reason_and_number(tmp_path):
-    rows: list[Any] = [{"text": text, "label": label, "at": "2026-01-05T10:00:00Z"} for text, label in good(40)]
+def test_invalid_rows_are_quarantined_with_reason_and_number(tmp_path):
+    rows: list[Any] = [{"text": text, "label": label, "at": "2026-01-05T10:00:00Z"} for text, label in valid(40)]
     rows[3] |= {"label": "bad"}
     rows[5] |= {"label": None}
     rows[7] |= {"text": None}
@@ -207,9 +208,9 @@ def test_bad_rows_are_told_with_reason_and_number(tmp_path):
     rows[19] |= {"text": "flight \ud800 fine", "label": "\ud800"}
     path = write_jsonl(tmp_path / "a.jsonl", rows)
     columns = {"text": "text", "label": "label", "observed_at": "at"}
-    counts = corpus.prepare(data(path, columns=columns), tmp_path / "out")
-    told = quarantine(tmp_path / "out")
-    reasons = {int(row["row"]): row["reason"] for row in told}
+    stats = corpus.prepare(data(path, columns=columns), tmp_path / "out")
+    rejected = quarantine(tmp_path / "out")
+    reasons = {int(row["row"]): row["reason"] for row in rejected}
     assert reasons.pop(17).startswith("not valid JSON")
     assert reasons == {
         3: "label: label not in data.labels",
@@ -221,14 +222,14 @@ def test_bad_rows_are_told_with_reason_and_number(tmp_path):
         15: "observed_at: missing or unreadable",
         19: "label: label not in data.labels",
     }
-    assert {row["corpus"] for row in told} == {"0"}
-    assert counts.rows == 40
-    assert counts.quarantined.total() == 9
-    assert counts.bad_share == 9 / 40
+    assert {row["corpus"] for row in rejected} == {"0"}
+    assert stats.rows == 40
+    assert stats.quarantined.total() == 9
+    assert stats.invalid_fraction == 9 / 40
 
 
-def test_null_texts_need_no_times_to_be_told(tmp_path):
-    rows = [{"text": text, "label": label} for text, label in good(40)] + [
+def test_null_texts_need_no_time_to_be_quarantined(tmp_path):
+    rows = [{"text": text, "label": label} for text, label in valid(40)] + [
         {"text": None, "label": "neutral"},
         {"text": 5},
     ]
@@ -239,28 +240,28 @@ def test_null_texts_need_no_times_to_be_told(tmp_path):
 def test_a_text_is_too_long_by_what_cleaning_leaves_of_it_and_never_cut(tmp_path):
     padded = "flight " + " " * 500 + "home"
     long = "flight " + "word " * 60
-    path = write(tmp_path / "a.csv", [*good(40), (padded, "neutral"), (long, "neutral")])
+    path = write(tmp_path / "a.csv", [*valid(40), (padded, "neutral"), (long, "neutral")])
     corpus.prepare(data(path), tmp_path / "out")
-    assert "flight home" in set(pd.concat(prepared(tmp_path / "out").values())["text"])
+    assert "flight home" in set(pd.concat(read(tmp_path / "out").values())["text"])
     assert [int(row["row"]) for row in quarantine(tmp_path / "out")] == [41]
 
 
-def test_too_many_bad_rows_end_the_run_and_leave_the_quarantine(tmp_path):
-    path = write(tmp_path / "a.csv", [*good(40), *[(f"flight {n}", "bad") for n in range(10)]])
-    corpus.prepare(data(path, max_bad_share=0.2), tmp_path / "out")
-    with pytest.raises(CorpusError, match=r"10 of 50 rows are bad \(20\.0%.*quarantine\.csv"):
-        corpus.prepare(data(path, max_bad_share=0.19), tmp_path / "out")
+def test_too_many_invalid_rows_end_the_run_and_leave_the_quarantine(tmp_path):
+    path = write(tmp_path / "a.csv", [*valid(40), *[(f"flight {n}", "bad") for n in range(10)]])
+    corpus.prepare(data(path, max_invalid_fraction=0.2), tmp_path / "out")
+    with pytest.raises(CorpusError, match=r"10 of 50 rows are invalid \(20\.0%.*quarantine\.csv"):
+        corpus.prepare(data(path, max_invalid_fraction=0.19), tmp_path / "out")
     assert len(quarantine(tmp_path / "out")) == 10
-    assert not (tmp_path / "out" / ".buckets").exists()
+    assert not (tmp_path / "out" / ".partitions").exists()
 
 
-def test_unreadable_rows_count_as_bad(tmp_path):
+def test_unreadable_rows_count_as_invalid(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(
         b"text,label\n" + b"".join(b"flight %d,neutral\n" % n for n in range(8)) + b"\xff,neutral\na,b,c\n"
     )
-    with pytest.raises(CorpusError, match="2 of 10 rows are bad"):
-        corpus.prepare(data(path, max_bad_share=0.1), tmp_path / "out")
+    with pytest.raises(CorpusError, match="2 of 10 rows are invalid"):
+        corpus.prepare(data(path, max_invalid_fraction=0.1), tmp_path / "out")
     assert {int(row["row"]) for row in quarantine(tmp_path / "out")} == {8, 9}
 
 
@@ -268,7 +269,7 @@ def test_unreadable_rows_count_as_bad(tmp_path):
 def test_a_corpus_without_rows_is_a_corpus_error(tmp_path, content):
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(CorpusError):
-        corpus.prepare(data(tmp_path / "a.csv", max_bad_share=1), tmp_path / "out")
+        corpus.prepare(data(tmp_path / "a.csv", max_invalid_fraction=1), tmp_path / "out")
 
 
 def test_a_corpus_of_nothing_to_train_on_is_a_corpus_error(tmp_path):
@@ -297,36 +298,36 @@ def test_no_personal_handle_reaches_any_output(tmp_path):
     path = write(tmp_path / "a.csv", rows)
     corpus.prepare(data(path), tmp_path / "out")
     assert len(quarantine(tmp_path / "out")) > 30
-    texts = pd.concat(prepared(tmp_path / "out").values())["text"]
+    texts = pd.concat(read(tmp_path / "out").values())["text"]
     assert texts.str.contains("@united").any()
     for text in [*texts, *(row["text"] for row in quarantine(tmp_path / "out"))]:
         assert not re.search("jane|doe", text, re.IGNORECASE)
     assert b"jane" not in (tmp_path / "out" / "quarantine.csv").read_bytes().lower()
 
 
-def test_a_topic_is_told_by_its_pattern_and_its_texts_are_spread_over_its_days(tmp_path):
+def test_a_topic_is_matched_by_its_pattern_and_spread_over_its_days(tmp_path):
     rows = [(f"flight {n}", "neutral") for n in range(20)] + [("Flight and iPhone", "neutral")]
     rows += [("IPHONE one", "neutral"), ("iphone two", "neutral"), ("iphones", "neutral"), ("else", "neutral")]
     corpus.prepare(data(write(tmp_path / "a.csv", rows), batch_rows=2), tmp_path / "out")
-    found = pd.concat(prepared(tmp_path / "out").values()).set_index("text")
-    assert found["source"].drop([text for text, _ in rows[:20]]).to_dict() == {
+    rows_out = pd.concat(read(tmp_path / "out").values()).set_index("text")
+    assert rows_out["topic"].drop([text for text, _ in rows[:20]]).to_dict() == {
         "Flight and iPhone": "airline",
         "IPHONE one": "apple",
         "iphone two": "apple",
         "iphones": "other",
         "else": "other",
     }
-    times = found["observed_at"]
+    times = rows_out["observed_at"]
     assert times["IPHONE one"] == pd.Timestamp("2026-02-01", tz="UTC")
     assert times["iphone two"] == pd.Timestamp("2026-02-06", tz="UTC")
     order = [times[f"flight {n}"] for n in range(20)]
     assert order == sorted(set(order))
     assert order[-1] < pd.Timestamp("2026-01-15", tz="UTC")
-    stream = prepared(tmp_path / "out")["stream"]
-    assert set(stream["source"]) == {"apple", "other"}
+    stream = read(tmp_path / "out")["stream"]
+    assert set(stream["topic"]) == {"apple", "other"}
 
 
-def test_columns_of_source_time_and_id_are_honoured(tmp_path):
+def test_columns_of_topic_time_and_id_are_read(tmp_path):
     rows = [
         {
             "body": f"text {n}",
@@ -338,53 +339,53 @@ def test_columns_of_source_time_and_id_are_honoured(tmp_path):
         for n in range(60)
     ]
     rows[1]["key"] = None
-    columns = {"text": "body", "label": "mood", "id": "key", "observed_at": "at", "source": "from"}
+    columns = {"text": "body", "label": "mood", "id": "key", "observed_at": "at", "topic": "from"}
     path = write_jsonl(tmp_path / "a.jsonl", rows)
     corpus.prepare(data(path, columns=columns, topics=[], train_topics=["mine"]), tmp_path / "out")
-    found = prepared(tmp_path / "out")
-    assert set(found["stream"]["source"]) == {"theirs"}
-    assert set(found["train"]["source"]) == {"mine"}
-    everything = pd.concat(found.values()).set_index("text")
+    rows_by_split = read(tmp_path / "out")
+    assert set(rows_by_split["stream"]["topic"]) == {"theirs"}
+    assert set(rows_by_split["train"]["topic"]) == {"mine"}
+    everything = pd.concat(rows_by_split.values()).set_index("text")
     assert set(everything["observed_at"]) == {pd.Timestamp("2026-05-01T10:00:00", tz="UTC")}
     assert everything.at["text 5", "id"] == "5"
-    assert everything.at["text 1", "id"] == f"{corpus.key('text 1'):016x}"
+    assert everything.at["text 1", "id"] == f"{hash_text('text 1'):016x}"
 
 
 @pytest.mark.parametrize("kind", ["datetime64[us]", "datetime64[ns, UTC]", "date"])
-def test_times_of_a_parquet_file_are_honoured(tmp_path, kind):
-    frame = pd.DataFrame(good(40), columns=["text", "label"])
+def test_times_of_a_parquet_file_are_read(tmp_path, kind):
+    frame = pd.DataFrame(valid(40), columns=["text", "label"])
     when = pd.Series(pd.date_range("2026-01-01", periods=40, freq="D"))
     frame["at"] = when.dt.date if kind == "date" else when.dt.tz_localize("UTC") if "UTC" in kind else when.astype(kind)
     frame.to_parquet(tmp_path / "a.parquet")
     columns = {"text": "text", "label": "label", "observed_at": "at"}
-    counts = corpus.prepare(data(tmp_path / "a.parquet", columns=columns), tmp_path / "out")
-    assert counts.bad_share == 0
-    found = pd.concat(prepared(tmp_path / "out").values()).set_index("text")["observed_at"]
-    assert found["flight number 31 @united"] == pd.Timestamp("2026-02-01", tz="UTC")
+    stats = corpus.prepare(data(tmp_path / "a.parquet", columns=columns), tmp_path / "out")
+    assert stats.invalid_fraction == 0
+    rows_out = pd.concat(read(tmp_path / "out").values()).set_index("text")["observed_at"]
+    assert rows_out["flight number 31 @united"] == pd.Timestamp("2026-02-01", tz="UTC")
 
 
 def test_a_slice_of_the_real_corpus(tmp_path):
-    with sources.opened(SHIPPED.corpora[0]) as file:
+    with sources.open_uri(SHIPPED.corpora[0]) as file:
         lines = list(islice(file, 3000))
     (tmp_path / "slice.csv").write_bytes(b"".join(lines))
     real = SHIPPED.model_copy(update={"corpora": [str(tmp_path / "slice.csv")], "batch_rows": 700})
-    counts = corpus.prepare(real, tmp_path / "out")
-    assert counts.rows > 2500
-    assert counts.bad_share <= SHIPPED.max_bad_share
+    stats = corpus.prepare(real, tmp_path / "out")
+    assert stats.rows > 2500
+    assert stats.invalid_fraction <= SHIPPED.max_invalid_fraction
     public = {f"@{name.lower()}" for name in [*SHIPPED.public_handles, "user", "mail"]}
-    found = prepared(tmp_path / "out")
-    for rows in found.values():
+    rows_by_split = read(tmp_path / "out")
+    for rows in rows_by_split.values():
         assert set(rows.columns) == set(corpus.COLUMNS)
         assert set(rows["label"]) <= set(SHIPPED.labels)
         assert {handle.lower() for text in rows["text"] for handle in re.findall(r"@\w+", text)} <= public
         assert not rows["text"].str.contains(r"https?://|\x00", case=False, regex=True).any()
-    assert set(found["train"]["source"]) <= set(SHIPPED.train_topics)
-    assert len(sides(tmp_path / "out")) == counts.kept.total() > 2000
+    assert set(rows_by_split["train"]["topic"]) <= set(SHIPPED.train_topics)
+    assert len(splits(tmp_path / "out")) == stats.retained.total() > 2000
 
 
 def test_a_prepared_file_is_read_in_batches(mixed, tmp_path):
     corpus.prepare(data(mixed), tmp_path)
-    parts = list(corpus.read(tmp_path / "train.parquet", batch_rows=5))
+    parts = list(corpus.read_prepared(tmp_path / "train.parquet", batch_rows=5))
     assert max(map(len, parts)) <= 5
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), pd.read_parquet(tmp_path / "train.parquet"))
 
@@ -393,9 +394,9 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 from evergreen.params import Columns
-from evergreen.text.reading import batches
-next(batches(sys.argv[1], Columns(), "utf-8", 1000))
-rows = sum(len(batch.rows) for batch in batches(sys.argv[2], Columns(), "utf-8", 1000))
+from evergreen.text.readers import read_batches
+next(read_batches(sys.argv[1], Columns(), "utf-8", 1000))
+rows = sum(len(batch.rows) for batch in read_batches(sys.argv[2], Columns(), "utf-8", 1000))
 print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -410,9 +411,9 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
     peak = {}
     for name, rows in sizes.items():
         command = [sys.executable, "-c", MEASURE, str(tmp_path / "small.csv"), str(tmp_path / f"{name}.csv")]
-        told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout.split()
-        assert int(told[0]) == rows
-        peak[name] = int(told[1]) / 1024
+        printed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout.split()
+        assert int(printed[0]) == rows
+        peak[name] = int(printed[1]) / 1024
     grown = ((tmp_path / "large.csv").stat().st_size - (tmp_path / "small.csv").stat().st_size) / 2**20
     assert grown > 45
     assert peak["large"] - peak["small"] < grown / 2, peak  # megabytes

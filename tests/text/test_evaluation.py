@@ -9,132 +9,162 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from evergreen import params
+from evergreen.params import EvaluateParams, Params
 from evergreen.text import evaluation
+from evergreen.text.evaluation_metrics import Reliability
 from evergreen.text.runtime import Classifier
 
-TRUTH = np.array([0, 0, 0, 1, 1, 2])
-ANSWERS = np.array([0, 0, 1, 1, 2, 2])
+Y_TRUE = np.array([0, 0, 0, 1, 1, 2])
+Y_PRED = np.array([0, 0, 1, 1, 2, 2])
 LABELS = ["negative", "neutral", "positive"]
 
 
+@pytest.fixture
+def evaluate(params: Params) -> EvaluateParams:
+    return params.evaluate
+
+
 def test_scores_by_hand() -> None:
-    assert evaluation.accuracy(TRUTH, ANSWERS) == pytest.approx(4 / 6)
-    # F1: 4/5 (2 right of 3 true and 2 answered), 2/4, 2/3.
+    assert evaluation.accuracy(Y_TRUE, Y_PRED) == pytest.approx(4 / 6)
+    # F1: 4/5 (2 right of 3 actual and 2 predicted), 2/4, 2/3.
     expected = (4 / 5 + 1 / 2 + 2 / 3) / 3
-    assert evaluation.macro_f1(TRUTH, ANSWERS) == pytest.approx(expected)
+    assert evaluation.macro_f1(Y_TRUE, Y_PRED) == pytest.approx(expected)
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
 def test_macro_f1_is_scikit_learns(pairs: list[tuple[int, int]]) -> None:
-    truth, answers = np.array(pairs).T
-    expected = f1_score(truth, answers, average="macro", zero_division=0.0)
-    assert evaluation.macro_f1(truth, answers) == pytest.approx(expected)
+    y_true, y_pred = np.array(pairs).T
+    expected = f1_score(y_true, y_pred, average="macro", zero_division=0.0)
+    assert evaluation.macro_f1(y_true, y_pred) == pytest.approx(expected)
 
 
-def test_confusion_has_the_truth_in_rows() -> None:
-    assert evaluation.confusion(TRUTH, ANSWERS, LABELS).tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
-    lonely = evaluation.confusion(np.array([0]), np.array([2]), LABELS)
-    assert lonely.tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
+def test_class_scores_by_hand() -> None:
+    scores = evaluation.score_classes(Y_TRUE, Y_PRED, LABELS)
+    negative = {"precision": 1, "recall": 2 / 3, "f1": 0.8, "support": 3}
+    assert scores["negative"].model_dump() == pytest.approx(negative)
+    assert scores["neutral"].model_dump() == pytest.approx({"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2})
+    absent = evaluation.score_classes(np.array([0]), np.array([0]), LABELS)["positive"]
+    assert absent.model_dump() == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
 
 
-def test_per_class_by_hand() -> None:
-    found = evaluation.per_class(TRUTH, ANSWERS, LABELS)
-    assert found["negative"] == pytest.approx({"precision": 1, "recall": 2 / 3, "f1": 0.8, "texts": 3})
-    assert found["neutral"] == pytest.approx({"precision": 0.5, "recall": 0.5, "f1": 0.5, "texts": 2})
-    absent = evaluation.per_class(np.array([0]), np.array([0]), LABELS)["positive"]
-    assert absent == {"precision": 0, "recall": 0, "f1": 0, "texts": 0}
+def calibrate(y_true: list[int], y_proba: list[list[float]], params: EvaluateParams, n_bins: int) -> Reliability:
+    settings = params.model_copy(update={"n_bins": n_bins})
+    return evaluation.measure_calibration(np.array(y_true), np.array(y_proba, np.float32), settings)
 
 
-def test_calibration_by_hand() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [1.0, 0.0]])
-    found = evaluation.calibration(np.array([0, 1, 1, 0]), probabilities, 5)
+def test_calibration_by_hand(evaluate: EvaluateParams) -> None:
+    curve = calibrate([0, 1, 1, 0], [[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [1.0, 0.0]], evaluate, 5)
     # Bins of a fifth: 0.7 alone (right), then 0.9, 0.9 and 1.0 (two of three right).
-    assert found["confidence"] == pytest.approx([0.7, 2.8 / 3])
-    assert found["accuracy"] == pytest.approx([1, 2 / 3])
-    assert found["texts"] == [1, 3]
-    assert found["ece"] == pytest.approx((0.3 * 1 + (2.8 / 3 - 2 / 3) * 3) / 4)
+    assert curve.confidence == pytest.approx([0.7, 2.8 / 3])
+    assert curve.accuracy == pytest.approx([1, 2 / 3])
+    assert curve.n_samples == [1, 3]
+    assert curve.ece == pytest.approx((0.3 * 1 + (2.8 / 3 - 2 / 3) * 3) / 4)
 
 
-def test_a_calibrated_model_has_no_calibration_error() -> None:
-    probabilities = np.tile([0.75, 0.25], (4, 1))
-    assert evaluation.calibration(np.array([0, 0, 0, 1]), probabilities, 10)["ece"] == pytest.approx(0)
+def test_small_bins_have_wide_intervals(evaluate: EvaluateParams) -> None:
+    few = calibrate([0, 0, 1], [[0.9, 0.1]] * 3, evaluate, 5)
+    many = calibrate([0, 0, 1] * 300, [[0.9, 0.1]] * 900, evaluate, 5)
+    assert few.low[0] < many.low[0] < few.accuracy[0] < many.high[0] < few.high[0]
+    assert few.high[0] - few.low[0] > 5 * (many.high[0] - many.low[0])
 
 
-def test_slices_by_hand(chosen: params.Params) -> None:
+def test_a_calibrated_model_has_no_calibration_error(evaluate: EvaluateParams) -> None:
+    assert calibrate([0, 0, 0, 1], [[0.75, 0.25]] * 4, evaluate, 10).ece == pytest.approx(0)
+
+
+def test_slices_by_hand(evaluate: EvaluateParams) -> None:
     lengths = [0, 39, 40, 119, 120, 200_000]
-    rows = pd.DataFrame({"text": ["x" * n for n in lengths], "source": ["b", "a", "a", "b", "b", "b"]})
-    found = evaluation.slices(rows, TRUTH, ANSWERS, chosen.evaluate, 7)
-    assert {name: (s["value"], s["texts"]) for name, s in found["source"].items()} == {
-        "a": (0.5, 2),
-        "b": (0.75, 4),
-    }
-    assert {name: (s["value"], s["texts"]) for name, s in found["characters"].items()} == {
-        "0–40": (1, 2),
-        "40–80": (0, 1),
-        "80–120": (1, 1),
-        "120 and more": (0.5, 2),
+    rows = pd.DataFrame({"text": ["x" * n for n in lengths], "topic": ["b", "a", "a", "b", "b", "b"]})
+
+    def score(slices: "pd.Series[str]") -> dict[str, tuple[float, int]]:
+        scores = evaluation.score_slices(slices, Y_TRUE, Y_PRED, evaluate, 7)
+        return {name: (score.value, score.n_samples) for name, score in scores.items()}
+
+    assert score(rows["topic"]) == {"a": (0.5, 2), "b": (0.75, 4)}
+    slices = evaluation.name_lengths(rows["text"], [40, 80, 120])
+    assert score(slices) == {
+        "0_to_39": (1, 2),
+        "40_to_79": (0, 1),
+        "80_to_119": (1, 1),
+        "120_and_more": (0.5, 2),
     }
 
 
-def test_cost_by_hand(chosen: params.Params) -> None:
-    priced = chosen.evaluate.model_copy(update={"price_per_hour": 0.5, "watts": 100.0, "currency": "EUR"})
-    assert evaluation.cost(1800, 1000, priced) == pytest.approx(
+def test_one_text_says_nothing_of_the_next(evaluate: EvaluateParams) -> None:
+    estimate = evaluation.bootstrap(evaluation.accuracy, Y_TRUE[:1], Y_PRED[:1], evaluate, 7)
+    assert (estimate.low, estimate.value, estimate.high) == (0, 1, 1)
+
+
+def test_unseen_topics_are_sampled(int8: Classifier, data: Path, evaluate: EvaluateParams) -> None:
+    rows = pd.read_parquet(data / "train.parquet").head(60)
+    stream = rows.assign(topic=["many"] * 50 + ["few"] * 10)
+    scores = evaluation.score_unseen_topics(int8, stream, evaluate, 7)
+    assert {name: score.n_samples for name, score in scores.items()} == {"few": 10, "many": 20}
+    assert evaluation.score_unseen_topics(int8, stream, evaluate, 7) == scores
+    assert evaluation.score_unseen_topics(int8, stream.head(0), evaluate, 7) == {}
+
+
+def test_cost_by_hand(evaluate: EvaluateParams) -> None:
+    priced = evaluate.model_copy(update={"price_per_hour": 0.5, "watts": 100.0, "currency": "EUR"})
+    assert evaluation.estimate_cost(1800, 1000, priced).model_dump() == pytest.approx(
         {
             "currency": "EUR",
-            "training_seconds": 1800,
-            "training": 0.25,
-            "training_watt_hours": 50,
-            "million_predictions": 1000 / 3600 * 0.5,
-            "million_predictions_watt_hours": 1000 / 3600 * 100,
+            "training_cost": 0.25,
+            "training_energy_wh": 50,
+            "inference_cost_per_million": 1000 / 3600 * 0.5,
+            "inference_energy_per_million_wh": 1000 / 3600 * 100,
         }
     )
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_truth_as_often_as_it_says(evaluate: EvaluateParams) -> None:
     rng = np.random.default_rng(11)
-    share, runs, covered = 0.8, 300, 0
+    settings = evaluate.model_copy(update={"n_resamples": 200, "confidence_level": 0.9})
+    runs, covered = 300, 0
     for seed in range(runs):
-        right = (rng.random(200) < share).astype(int)
-        found = evaluation.bootstrap(evaluation.accuracy, (np.ones(200, int), right), 200, 0.9, seed)
-        covered += found["low"] <= share <= found["high"]
+        correct = (rng.random(200) < 0.8).astype(int)
+        estimate = evaluation.bootstrap(evaluation.accuracy, np.ones(200, int), correct, settings, seed)
+        covered += estimate.low <= 0.8 <= estimate.high
     assert 0.84 <= covered / runs <= 0.95  # three standard errors, and a little for the percentile method
 
 
-def test_the_interval_depends_on_the_seed_alone(chosen: params.Params) -> None:
-    truth, answers = np.tile(TRUTH, 10), np.tile(ANSWERS, 10)
-    one, same, other = (evaluation.scores(truth, answers, chosen.evaluate, seed) for seed in (1, 1, 2))
+def test_the_interval_depends_on_the_seed_alone(evaluate: EvaluateParams) -> None:
+    y_true, y_pred = np.tile(Y_TRUE, 10), np.tile(Y_PRED, 10)
+    one, same, other = (evaluation.score(y_true, y_pred, evaluate, seed) for seed in (1, 1, 2))
     assert one == same
     assert one != other
-    for score in one.values():
-        assert score["low"] < score["value"] < score["high"]
+    for estimate in (one.accuracy, one.macro_f1):
+        assert estimate.low < estimate.value < estimate.high
 
 
-def test_more_confidence_is_a_wider_interval() -> None:
-    arrays = (np.tile(TRUTH, 10), np.tile(ANSWERS, 10))
-    wide, narrow = (evaluation.bootstrap(evaluation.accuracy, arrays, 300, c, 3) for c in (0.99, 0.6))
-    assert wide["low"] < narrow["low"]
-    assert narrow["high"] < wide["high"]
+def test_a_higher_confidence_level_is_a_wider_interval(evaluate: EvaluateParams) -> None:
+    y_true, y_pred = np.tile(Y_TRUE, 10), np.tile(Y_PRED, 10)
+    wide, narrow = (
+        evaluation.bootstrap(
+            evaluation.accuracy, y_true, y_pred, evaluate.model_copy(update={"confidence_level": level}), 3
+        )
+        for level in (0.99, 0.6)
+    )
+    assert wide.low < narrow.low
+    assert narrow.high < wide.high
 
 
 def test_labels_become_positions() -> None:
-    assert evaluation.indices(pd.Series(["positive", "negative"]), LABELS).tolist() == [2, 0]
+    assert evaluation.encode_labels(pd.Series(["positive", "negative"]), LABELS).tolist() == [2, 0]
     with pytest.raises(ValueError, match="sad"):
-        evaluation.indices(pd.Series(["sad"]), LABELS)
+        evaluation.encode_labels(pd.Series(["sad"]), LABELS)
 
 
-def test_yardsticks_on_real_texts(chosen: params.Params, data: Path) -> None:
+def test_baselines_on_real_texts(evaluate: EvaluateParams, data: Path) -> None:
     train, test = (pd.read_parquet(data / f"{split}.parquet") for split in ("train", "test"))
-    found = evaluation.yardsticks(train, test, LABELS, chosen.evaluate, 7)
-    majority = train["label"].mode()[0]
-    expected = (test["label"] == majority).mean()
-    assert found["majority class"]["accuracy"]["value"] == pytest.approx(expected)
-    learned = found["TF-IDF + logistic regression"]["macro_f1"]["value"]
-    assert found["majority class"]["macro_f1"]["value"] < learned <= 1
+    baselines = evaluation.score_baselines(train, test, LABELS, evaluate, 7)
+    majority = baselines["majority_class"]
+    assert majority.accuracy.value == pytest.approx((test["label"] == train["label"].mode()[0]).mean())
+    assert majority.macro_f1.value < baselines["tfidf_logistic_regression"].macro_f1.value <= 1
 
 
-def test_speed_measures_even_with_fewer_texts_than_asked(int8: Classifier, chosen: params.Params) -> None:
-    found = evaluation.speed(int8, ["late again", "thanks"], chosen.evaluate)
-    assert 0 < found.p50_ms <= found.p99_ms
-    assert found.texts_per_second > 0
+def test_latency_is_measured_even_with_few_texts(int8: Classifier, evaluate: EvaluateParams) -> None:
+    latency = evaluation.measure_latency(int8, ["late again", "thanks"], evaluate)
+    assert 0 < latency.p50_ms <= latency.p99_ms
+    assert latency.samples_per_second > 0

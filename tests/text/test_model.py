@@ -7,44 +7,45 @@ from typing import Any
 import pytest
 import torch
 
-from evergreen.text import model
+from evergreen.params import ParamsError
+from evergreen.text.model import TextClassifier, find_layers
 
 LABELS = ["negative", "neutral", "positive"]
 BOTH = pytest.mark.parametrize("which", ["weights", "distil_weights"])
 
 
-def answers(classifier: model.TextClassifier, tokenizer: Any, texts: list[str]) -> torch.Tensor:
+def predict(classifier: TextClassifier, tokenizer: Any, texts: list[str]) -> torch.Tensor:
     batch = tokenizer(texts, padding=True, truncation=True, max_length=32, return_tensors="pt")
     with torch.inference_mode():
         return classifier.eval()(batch["input_ids"], batch["attention_mask"])["logits"]
 
 
 @BOTH
-def test_loaded_again_gives_the_same_answers(
+def test_loaded_again_gives_the_same_predict(
     which: str, request: pytest.FixtureRequest, tokenizer: Any, texts: list[str], tmp_path: Path
 ) -> None:
-    first = model.load(request.getfixturevalue(which), LABELS, dropout=0.5)
-    first.save(tmp_path, LABELS)
+    first = TextClassifier.from_pretrained(request.getfixturevalue(which), LABELS, dropout=0.5)
+    first.save_pretrained(tmp_path, LABELS)
     torch.manual_seed(99)
-    again = model.load(tmp_path, LABELS)
-    assert torch.equal(answers(first, tokenizer, texts[:8]), answers(again, tokenizer, texts[:8]))
+    again = TextClassifier.from_pretrained(tmp_path, LABELS)
+    assert torch.equal(predict(first, tokenizer, texts[:8]), predict(again, tokenizer, texts[:8]))
 
 
 @pytest.mark.parametrize("others", [["positive", "neutral", "negative"], ["bad", "good"]])
 def test_a_head_for_other_labels_is_not_taken(weights: Path, tmp_path: Path, others: list[str]) -> None:
-    first = model.load(weights, LABELS)
-    first.save(tmp_path, LABELS)
-    fresh = model.load(tmp_path, others)
+    first = TextClassifier.from_pretrained(weights, LABELS)
+    first.save_pretrained(tmp_path, LABELS)
+    fresh = TextClassifier.from_pretrained(tmp_path, others)
     assert fresh.head.out_features == len(others)
     assert not torch.equal(fresh.head.weight[:2], first.head.weight[:2])
-    assert torch.equal(model.load(tmp_path, LABELS).head.weight, first.head.weight)
+    assert torch.equal(TextClassifier.from_pretrained(tmp_path, LABELS).head.weight, first.head.weight)
 
 
 @BOTH
 def test_frozen_weights_stay_and_the_others_move(
     which: str, request: pytest.FixtureRequest, tokenizer: Any, texts: list[str]
 ) -> None:
-    classifier = model.load(request.getfixturevalue(which), LABELS)
+    classifier = TextClassifier.from_pretrained(request.getfixturevalue(which), LABELS)
     classifier.freeze(embeddings=True, layers=1)
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
     optimizer = torch.optim.SGD((p for p in classifier.parameters() if p.requires_grad), lr=1.0)
@@ -59,32 +60,32 @@ def test_frozen_weights_stay_and_the_others_move(
 
 
 def test_nothing_is_frozen_unless_asked(weights: Path) -> None:
-    classifier = model.load(weights, LABELS)
+    classifier = TextClassifier.from_pretrained(weights, LABELS)
     classifier.freeze(embeddings=False, layers=0)
     assert all(p.requires_grad for p in classifier.parameters())
 
 
 @BOTH
 def test_too_many_layers_to_freeze_names_the_key(which: str, request: pytest.FixtureRequest) -> None:
-    classifier = model.load(request.getfixturevalue(which), LABELS)
+    classifier = TextClassifier.from_pretrained(request.getfixturevalue(which), LABELS)
     classifier.freeze(embeddings=False, layers=2)
-    with pytest.raises(ValueError, match=r"train\.freeze_layers: found 3, but this model has 2 layers"):
+    with pytest.raises(ParamsError, match=r"train\.freeze_layers: found 3, but this model has 2 layers"):
         classifier.freeze(embeddings=False, layers=3)
 
 
 def test_an_encoder_without_layers_names_the_key() -> None:
-    with pytest.raises(ValueError, match=r"train\.freeze_layers"):
-        model.transformer_layers(torch.nn.Linear(2, 2))
+    with pytest.raises(ParamsError, match=r"train\.freeze_layers"):
+        find_layers(torch.nn.Linear(2, 2))
 
 
 @BOTH
 def test_padding_changes_no_answer(
     which: str, request: pytest.FixtureRequest, tokenizer: Any, texts: list[str]
 ) -> None:
-    classifier = model.load(request.getfixturevalue(which), LABELS)
+    classifier = TextClassifier.from_pretrained(request.getfixturevalue(which), LABELS)
     some = sorted(texts[:12], key=len)
-    together = answers(classifier, tokenizer, some)
-    alone = torch.cat([answers(classifier, tokenizer, [text]) for text in some])
+    together = predict(classifier, tokenizer, some)
+    alone = torch.cat([predict(classifier, tokenizer, [text]) for text in some])
     assert torch.allclose(together, alone, atol=1e-5)
     assert together.std(0).min() > 1e-4  # the answers do differ from text to text
 
@@ -92,13 +93,13 @@ def test_padding_changes_no_answer(
 def test_weights_in_half_precision_are_read_as_float32(
     weights: Path, tokenizer: Any, texts: list[str], tmp_path: Path
 ) -> None:
-    model.load(weights, LABELS).encoder.half().save_pretrained(tmp_path)
+    TextClassifier.from_pretrained(weights, LABELS).encoder.half().save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float16"
-    assert answers(model.load(tmp_path, LABELS), tokenizer, texts[:2]).dtype == torch.float32
+    assert predict(TextClassifier.from_pretrained(tmp_path, LABELS), tokenizer, texts[:2]).dtype == torch.float32
 
 
 def test_frozen_layers_drop_nothing_out_in_training(weights: Path) -> None:
-    classifier = model.load(weights, LABELS)
+    classifier = TextClassifier.from_pretrained(weights, LABELS)
     classifier.freeze(embeddings=True, layers=1)
     classifier.train()
     modes = {name: module.training for name, module in classifier.named_modules() if "dropout" in name}

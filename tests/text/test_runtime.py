@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evergreen.text import bundle
+from evergreen.text.bundle import Bundle
 from evergreen.text.runtime import Classifier, Prediction, softmax
 
 INT8_BOUND = 0.05
@@ -49,7 +49,7 @@ def test_odd_texts_are_answered(int8: Classifier, text: str) -> None:
 @SLOW
 @given(st.lists(ANYTHING, max_size=6))
 def test_any_texts_are_answered(int8: Classifier, texts: list[str]) -> None:
-    answers = int8.predictions(texts, 4)
+    answers = int8.predict(texts, 4)
     assert len(answers) == len(texts)
     for answer in answers:
         sound(answer, int8.labels)
@@ -59,33 +59,33 @@ def test_a_text_that_becomes_no_token_is_answered(float_folder: Path, tmp_path: 
     folder = Path(shutil.copytree(float_folder, tmp_path / "bundle"))
     tokens = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps(tokens | {"post_processor": None}))
-    bundle.write(folder, bundle.verify(float_folder))
-    plain = Classifier(folder, threads=1)
+    Bundle.write(folder, Bundle.load(float_folder).manifest)
+    plain = Classifier.load(folder, num_threads=1)
     sound(plain(""), plain.labels)
-    alone, beside = plain.probabilities([""])[0], plain.probabilities(["", "late again"])[0]
+    alone, beside = plain.predict_proba([""])[0], plain.predict_proba(["", "late again"])[0]
     assert beside == pytest.approx(alone, abs=1e-5)
 
 
 def test_no_texts_no_answers(int8: Classifier) -> None:
-    assert int8.predictions([]) == []
-    assert list(int8.stream([])) == []
-    assert int8.probabilities([]).shape == (0, 3)
+    assert int8.predict([]) == []
+    assert list(int8.predict_stream([])) == []
+    assert int8.predict_proba([]).shape == (0, 3)
 
 
 def test_answers_keep_the_order_of_the_texts(float32: Classifier, texts: list[str]) -> None:
     some = texts[:50]
-    rows = float32.probabilities(some, 8)
+    rows = float32.predict_proba(some, 8)
     assert np.unique(rows.round(4), axis=0).shape[0] > 20  # the model tells the texts apart
-    assert float32.probabilities(some[::-1], 8) == pytest.approx(rows[::-1], abs=1e-5)
-    alone = np.concatenate([float32.probabilities([text]) for text in some])
+    assert float32.predict_proba(some[::-1], 8) == pytest.approx(rows[::-1], abs=1e-5)
+    alone = np.concatenate([float32.predict_proba([text]) for text in some])
     assert rows == pytest.approx(alone, abs=1e-5)
 
 
 def test_stream_gives_the_answers_of_predictions(int8: Classifier, texts: list[str]) -> None:
     some = texts[:70]
-    expected = [a for start in (0, 32, 64) for a in int8.predictions(some[start : start + 32], 1)]
-    assert list(int8.stream(iter(some), batch_size=1)) == expected
-    assert [a.label for a in int8.stream(some, 4)] == [a.label for a in int8.predictions(some, 4)]
+    expected = [a for start in (0, 32, 64) for a in int8.predict(some[start : start + 32], 1)]
+    assert list(int8.predict_stream(iter(some), batch_size=1)) == expected
+    assert [a.label for a in int8.predict_stream(some, 4)] == [a.label for a in int8.predict(some, 4)]
 
 
 def test_stream_takes_no_more_than_it_needs(int8: Classifier) -> None:
@@ -97,7 +97,7 @@ def test_stream_takes_no_more_than_it_needs(int8: Classifier) -> None:
             taken += 1
             yield f"text {taken}"
 
-    stream = int8.stream(endless(), batch_size=2)  # type: ignore[arg-type]
+    stream = int8.predict_stream(endless(), batch_size=2)  # type: ignore[arg-type]
     assert len([next(stream) for _ in range(3)]) == 3
     assert taken == 64
 
@@ -108,8 +108,8 @@ def test_float32_answers_alone_as_in_any_batch(
     float32: Classifier, texts: list[str], data: st.DataObject, size: int
 ) -> None:
     some = data.draw(st.lists(st.sampled_from(texts) | ANYTHING, min_size=1, max_size=10))
-    alone = np.concatenate([float32.probabilities([text]) for text in some])
-    assert np.abs(float32.probabilities(some, size) - alone).max() <= 1e-5
+    alone = np.concatenate([float32.predict_proba([text]) for text in some])
+    assert np.abs(float32.predict_proba(some, size) - alone).max() <= 1e-5
 
 
 @SLOW
@@ -118,8 +118,8 @@ def test_int8_answers_alone_nearly_as_in_a_batch(
     int8: Classifier, texts: list[str], data: st.DataObject, size: int
 ) -> None:
     some = data.draw(st.lists(st.sampled_from(texts), min_size=1, max_size=32))
-    alone = np.concatenate([int8.probabilities([text]) for text in some])
-    batched = int8.probabilities(some, size)
+    alone = np.concatenate([int8.predict_proba([text]) for text in some])
+    batched = int8.predict_proba(some, size)
     assert np.abs(batched - alone).max() <= INT8_BOUND
     top = np.sort(alone, axis=1)
     clear = top[:, -1] - top[:, -2] > 2 * INT8_BOUND  # both ends of the gap may move
@@ -136,20 +136,20 @@ def test_int8_answers_alone_nearly_as_in_a_batch(
 )
 def test_softmax_survives_any_logits(rows: list[list[float]]) -> None:
     with np.errstate(over="ignore"):
-        found = softmax(np.array(rows, np.float32))
-    assert np.isfinite(found).all()
-    assert found.sum(1) == pytest.approx(np.ones(len(rows)), abs=1e-6)
+        y_proba = softmax(np.array(rows, np.float32))
+    assert np.isfinite(y_proba).all()
+    assert y_proba.sum(1) == pytest.approx(np.ones(len(rows)), abs=1e-6)
 
 
 def test_softmax_by_hand() -> None:
-    found = softmax(np.log(np.array([[1, 2, 1], [1e-30, 1e-30, 1e-30]], np.float32)))
-    assert found == pytest.approx(np.array([[0.25, 0.5, 0.25], [1 / 3, 1 / 3, 1 / 3]]), abs=1e-6)
+    y_proba = softmax(np.log(np.array([[1, 2, 1], [1e-30, 1e-30, 1e-30]], np.float32)))
+    assert y_proba == pytest.approx(np.array([[0.25, 0.5, 0.25], [1 / 3, 1 / 3, 1 / 3]]), abs=1e-6)
 
 
 def test_probabilities_are_divided_by_the_temperature(float32: Classifier, texts: list[str]) -> None:
-    logits, embeddings = float32.outputs(texts[:5])
+    logits, embeddings = float32.forward(texts[:5])
     assert embeddings.shape == (5, 32)
-    assert float32.probabilities(texts[:5]) == pytest.approx(softmax(logits / 1.5), abs=1e-6)
+    assert float32.predict_proba(texts[:5]) == pytest.approx(softmax(logits / 1.5), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_public_handles_stay_what_they_are(float32: Classifier) -> None:
     assert float32("@united late again") != float32("@user late again")
 
 
-def test_what_lies_beyond_max_tokens_changes_nothing(float32: Classifier) -> None:
+def test_what_lies_beyond_max_length_changes_nothing(float32: Classifier) -> None:
     same = "late again " * 40
     assert float32(same + "lovely") == float32(same + "awful")
     assert float32("late again lovely") != float32("late again awful")
@@ -178,7 +178,7 @@ def test_what_lies_beyond_max_tokens_changes_nothing(float32: Classifier) -> Non
 def test_the_runtime_needs_no_training_stack(int8_folder: Path) -> None:
     program = (
         "import sys, json; from evergreen.text.runtime import Classifier;"
-        f"answer = Classifier({str(int8_folder)!r}, 1)('late again').label;"
+        f"answer = Classifier.load({str(int8_folder)!r}, 1)('late again').label;"
         "print(json.dumps([answer, sorted(m for m in sys.modules if '.' not in m)]))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -15,15 +15,18 @@ import pandas as pd
 import pytest
 import torch
 
-from evergreen import params, sources
+from evergreen import sources
+from evergreen.params import Params, ParamsError, TrainParams
 from evergreen.text import training
+from evergreen.text.model import TextClassifier, hash_weights
+from evergreen.text.training import TrainingResult
 
 LABELS = ["negative", "neutral", "positive"]
 WORDS = {"negative": "late lost", "neutral": "gate seat", "positive": "thanks love"}
 
 
 def write(folder: Path, sizes: dict[str, int], words: dict[str, str] = WORDS) -> Path:
-    """An easy corpus: one word of the text tells the label."""
+    """An easy corpus: one word of the text gives the label away."""
     rng = np.random.default_rng(0)
     for split, size in sizes.items():
         labels = rng.choice(LABELS, size)
@@ -34,7 +37,7 @@ def write(folder: Path, sizes: dict[str, int], words: dict[str, str] = WORDS) ->
                 "text": texts,
                 "label": labels,
                 "observed_at": pd.date_range("2026-01-01", periods=size, freq="h", tz="UTC").as_unit("us"),
-                "source": "airline",
+                "topic": "airline",
             }
         ).to_parquet(folder / f"{split}.parquet", index=False)
     return folder
@@ -42,25 +45,25 @@ def write(folder: Path, sizes: dict[str, int], words: dict[str, str] = WORDS) ->
 
 @pytest.fixture(scope="module")
 def easy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("easy"), {"train": 240, "validation": 60})
+    return write(tmp_path_factory.mktemp("easy"), {"train": 240, "validation": 60, "test": 1})
 
 
 @pytest.fixture
-def quick(chosen: params.Params) -> Callable[..., params.Train]:
-    def change(**changes: Any) -> params.Train:
+def quick(params: Params) -> Callable[..., TrainParams]:
+    def change(**changes: Any) -> TrainParams:
         rates = {"learning_rate": 3e-3, "head_learning_rate": 1e-2, "dropout": 0.0, "label_smoothing": 0.0}
-        return chosen.train.model_copy(update=rates | changes)
+        return params.train.model_copy(update=rates | changes)
 
     return change
 
 
-def losses(trained: training.Trained) -> list[float]:
-    return [row["loss"] for row in trained.history if "loss" in row]
+def losses(result: TrainingResult) -> list[float]:
+    return [row["loss"] for row in result.history if "loss" in row]
 
 
-def test_it_learns_and_repeats_itself(quick: Callable[..., params.Train], easy: Path, tmp_path: Path) -> None:
-    def run(seed: int) -> training.Trained:
-        return training.train(quick(epochs=4), LABELS, seed, easy, tmp_path / str(time.time_ns()), "x")
+def test_it_learns_and_repeats_itself(quick: Callable[..., TrainParams], easy: Path, tmp_path: Path) -> None:
+    def run(seed: int) -> TrainingResult:
+        return training.train(quick(epochs=4), LABELS, seed, easy, tmp_path / str(time.time_ns()))
 
     first, same, other = run(7), run(7), run(8)
     scores = [row["eval_accuracy"] for row in first.history if "eval_accuracy" in row]
@@ -68,72 +71,74 @@ def test_it_learns_and_repeats_itself(quick: Callable[..., params.Train], easy: 
     validation = [row["eval_loss"] for row in first.history if "eval_loss" in row]
     assert validation[-1] < 0.6 * validation[0]
     assert np.mean(losses(first)[-5:]) < 0.8 * np.mean(losses(first)[:5])
-    assert first.texts == 240
-    assert first.resumed_from == 0
+    assert first.n_samples == 240
+    assert first.resumed_from_step == 0
     weights = [run.model.state_dict() for run in (first, same, other)]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert not torch.equal(weights[0]["head.weight"], weights[2]["head.weight"])
     assert losses(first) == losses(same)
 
 
-def test_the_temperature_is_the_one_that_fits_validation(quick: Callable[..., params.Train], tmp_path: Path) -> None:
+def test_the_temperature_is_the_one_that_fits_validation(quick: Callable[..., TrainParams], tmp_path: Path) -> None:
     # Texts of very different lengths: evaluation may bring them back in another order than the file's.
-    folder = write(tmp_path, {"train": 96, "validation": 60})
-    trained = training.train(quick(), LABELS, 7, folder, tmp_path / "checkpoints", "x")
+    folder = write(tmp_path, {"train": 96, "validation": 60, "test": 1})
+    result = training.train(quick(), LABELS, 7, folder, tmp_path / "checkpoints")
     rows = pd.read_parquet(folder / "validation.parquet")
     with torch.inference_mode():
-        encoded = trained.tokenizer(rows["text"].tolist(), padding=True, return_tensors="pt")
-        logits = trained.model(encoded["input_ids"], encoded["attention_mask"])["logits"].numpy()
-    truth = np.array([LABELS.index(label) for label in rows["label"]])
-    assert trained.temperature == pytest.approx(training.fit_temperature(logits, truth), rel=0.02)
+        encoded = result.tokenizer(rows["text"].tolist(), padding=True, return_tensors="pt")
+        logits = result.model(encoded["input_ids"], encoded["attention_mask"])["logits"].numpy()
+    y_true = np.array([LABELS.index(label) for label in rows["label"]])
+    assert result.temperature == pytest.approx(training.fit_temperature(logits, y_true), rel=0.02)
 
 
 def test_frozen_weights_come_out_as_they_went_in(
-    quick: Callable[..., params.Train], easy: Path, weights: Path, tmp_path: Path
+    quick: Callable[..., TrainParams], easy: Path, weights: Path, tmp_path: Path
 ) -> None:
-    before = training.models.load(weights, LABELS).state_dict()
-    after = training.train(quick(epochs=0.5), LABELS, 7, easy, tmp_path, "x").model.state_dict()
+    before = TextClassifier.from_pretrained(weights, LABELS).state_dict()
+    after = training.train(quick(epochs=0.5), LABELS, 7, easy, tmp_path).model.state_dict()
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert not [name for name in moved if "embeddings" in name or "layer.0." in name]
     assert [name for name in moved if "layer.1." in name]
 
 
-def test_it_stops_early_and_keeps_the_best(quick: Callable[..., params.Train], easy: Path, tmp_path: Path) -> None:
-    hopeless = quick(epochs=30, learning_rate=1e-12, head_learning_rate=1e-12, patience=2)
-    trained = training.train(hopeless, LABELS, 7, easy, tmp_path, "x")
-    evaluations = [row for row in trained.history if "eval_macro_f1" in row]
+def test_it_stops_early_and_keeps_the_best(quick: Callable[..., TrainParams], easy: Path, tmp_path: Path) -> None:
+    hopeless = quick(epochs=30, learning_rate=1e-12, head_learning_rate=1e-12, early_stopping_patience=2)
+    result = training.train(hopeless, LABELS, 7, easy, tmp_path)
+    evaluations = [row for row in result.history if "eval_macro_f1" in row]
     assert len(evaluations) == 3  # the first, and two that are no better
-    assert max(row["epoch"] for row in trained.history) < 3
+    assert max(row["epoch"] for row in result.history) < 3
 
 
 def test_a_training_shorter_than_an_evaluation_is_scored_at_its_end(
-    quick: Callable[..., params.Train], easy: Path, tmp_path: Path
+    quick: Callable[..., TrainParams], easy: Path, tmp_path: Path
 ) -> None:
-    trained = training.train(quick(epochs=0.1, evaluations_per_epoch=1), LABELS, 7, easy, tmp_path, "x")
-    assert [row["epoch"] for row in trained.history if "eval_macro_f1" in row]
+    result = training.train(quick(epochs=0.1, evaluations_per_epoch=1), LABELS, 7, easy, tmp_path)
+    assert [row["epoch"] for row in result.history if "eval_macro_f1" in row]
 
 
 def test_more_tokens_than_the_model_reads_are_refused(
-    quick: Callable[..., params.Train], easy: Path, tmp_path: Path
+    quick: Callable[..., TrainParams], easy: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(params.ParamsError, match=r"train\.max_tokens: found 65, but this model reads 64"):
-        training.train(quick(max_tokens=65), LABELS, 7, easy, tmp_path, "x")
+    with pytest.raises(ParamsError, match=r"train\.max_length: found 65, but this model reads 64"):
+        training.train(quick(max_length=65), LABELS, 7, easy, tmp_path)
 
 
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from evergreen import params
-from evergreen.text import training
-chosen, data, checkpoints = sys.argv[1:]
-train = params.Train.model_validate_json(chosen)
-training.train(train, ["negative", "neutral", "positive"], 7, Path(data), Path(checkpoints), "same")
+from evergreen.params import TrainParams
+from evergreen.text.training import train
+params, data, checkpoints = sys.argv[1:]
+params = TrainParams.model_validate_json(params)
+train(params, ["negative", "neutral", "positive"], 7, Path(data), Path(checkpoints))
 """
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(quick: Callable[..., params.Train], tmp_path: Path) -> None:
-    data = write(tmp_path, {"train": 480, "validation": 30})
-    long = quick(epochs=40, evaluations_per_epoch=4, patience=1000)
+def test_a_killed_run_resumes_from_its_checkpoint(
+    quick: Callable[..., TrainParams], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write(tmp_path, {"train": 480, "validation": 30, "test": 1})
+    long = quick(epochs=40, evaluations_per_epoch=4, early_stopping_patience=1000)
     checkpoints = tmp_path / "checkpoints"
     child = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, long.model_dump_json(), str(data), str(checkpoints)],
@@ -155,24 +160,25 @@ def test_a_killed_run_goes_on_from_its_checkpoint(quick: Callable[..., params.Tr
     # As a kill in the middle of saving leaves it.
     (folder / f"checkpoint-{reached + 1}").mkdir()
     # Same run, but let it end soon: the checkpoint knows how far it was.
+    monkeypatch.setattr(training, "_fingerprint", lambda *_: folder.name)
     short = long.model_copy(update={"epochs": reached / 30 + 0.5})
-    trained = training.train(short, LABELS, 7, data, checkpoints, "same")
-    assert trained.resumed_from == reached > 0
-    assert trained.history[0]["step"] <= reached < trained.history[-1]["step"]
+    result = training.train(short, LABELS, 7, data, checkpoints)
+    assert result.resumed_from_step == reached > 0
+    assert result.history[0]["step"] <= reached < result.history[-1]["step"]
     # They stay until the caller has what it needs.
-    assert trained.checkpoints == folder
+    assert result.checkpoints == folder
 
 
-def test_another_fingerprint_does_not_resume(quick: Callable[..., params.Train], easy: Path, tmp_path: Path) -> None:
+def test_another_run_is_not_resumed(quick: Callable[..., TrainParams], easy: Path, tmp_path: Path) -> None:
     (tmp_path / "0123456789abcdef" / "checkpoint-5").mkdir(parents=True)
-    assert training.train(quick(epochs=0.5), LABELS, 7, easy, tmp_path, "x").resumed_from == 0
+    assert training.train(quick(epochs=0.5), LABELS, 7, easy, tmp_path).resumed_from_step == 0
     assert (tmp_path / "0123456789abcdef").exists()
 
 
 def champion(folder: Path, until: str) -> Path:
     for name in ("model.safetensors", "head.safetensors"):
         (folder / name).write_bytes(name.encode())
-    state = {"trained_until": until, "weights_hash": training.models.weights_hash(folder)}
+    state = {"data_cutoff": until, "weights_hash": hash_weights(folder)}
     (folder / "training.json").write_text(json.dumps(state))
     return folder
 
@@ -188,7 +194,7 @@ def test_replay_keeps_all_that_is_new_and_so_much_of_the_old(
     dated: datasets.Dataset, tmp_path: Path, ratio: float, old: int
 ) -> None:
     until = dated["observed_at"][89].isoformat()
-    rows = training.with_replay(dated, champion(tmp_path, until), ratio, 7)["row"]
+    rows = training.add_replay(dated, champion(tmp_path, until), ratio, 7)["row"]
     assert [row for row in rows if row > 89] == list(range(90, 100))
     assert len([row for row in rows if row <= 89]) == old
     assert len(set(rows)) == len(rows)
@@ -196,32 +202,32 @@ def test_replay_keeps_all_that_is_new_and_so_much_of_the_old(
 
 def test_replay_differs_by_seed_only(dated: datasets.Dataset, tmp_path: Path) -> None:
     folder = champion(tmp_path, "2026-03-31T00:00:00+00:00")
-    one, same, other = (list(training.with_replay(dated, folder, 2, seed)["row"]) for seed in (1, 1, 2))
+    one, same, other = (list(training.add_replay(dated, folder, 2, seed)["row"]) for seed in (1, 1, 2))
     assert one == same
     assert one != other
 
 
 def test_replay_without_news_keeps_all(dated: datasets.Dataset, tmp_path: Path) -> None:
     folder = champion(tmp_path, "2027-01-01T00:00:00+00:00")
-    assert len(training.with_replay(dated, folder, 2, 7)) == 100
+    assert len(training.add_replay(dated, folder, 2, 7)) == 100
 
 
 def test_changed_weights_of_a_champion_are_refused(dated: datasets.Dataset, tmp_path: Path) -> None:
     folder = champion(tmp_path, "2026-03-31T00:00:00+00:00")
     (folder / "head.safetensors").write_bytes(b"other")
     with pytest.raises(sources.SourceError, match="weights changed"):
-        training.with_replay(dated, folder, 2, 7)
+        training.add_replay(dated, folder, 2, 7)
 
 
 def test_a_champion_must_say_until_when_it_was_trained(
-    quick: Callable[..., params.Train], easy: Path, weights: Path, tmp_path: Path
+    quick: Callable[..., TrainParams], easy: Path, weights: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(sources.SourceError, match=r"no training\.json.*train\.warm_start"):
-        training.train(quick(warm_start=str(weights)), LABELS, 7, easy, tmp_path, "x")
+        training.train(quick(warm_start=str(weights)), LABELS, 7, easy, tmp_path)
 
 
-def nll(logits: np.ndarray, truth: np.ndarray, temperature: float) -> float:
-    return float(torch.nn.functional.cross_entropy(torch.tensor(logits / temperature), torch.tensor(truth)))
+def nll(logits: np.ndarray, y_true: np.ndarray, temperature: float) -> float:
+    return float(torch.nn.functional.cross_entropy(torch.tensor(logits / temperature), torch.tensor(y_true)))
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
@@ -229,18 +235,18 @@ def test_the_temperature_is_found_again(factor: float) -> None:
     rng = np.random.default_rng(5)
     logits = rng.normal(0, 2, (20_000, 3))
     odds = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    truth = (odds.cumsum(1) < rng.random((20_000, 1))).sum(1).clip(max=2)
-    found = training.fit_temperature(factor * logits, truth)
-    assert found == pytest.approx(factor, rel=0.05)
-    assert nll(factor * logits, truth, found) <= nll(factor * logits, truth, 1.0) + 1e-9
+    y_true = (odds.cumsum(1) < rng.random((20_000, 1))).sum(1).clip(max=2)
+    temperature = training.fit_temperature(factor * logits, y_true)
+    assert temperature == pytest.approx(factor, rel=0.05)
+    assert nll(factor * logits, y_true, temperature) <= nll(factor * logits, y_true, 1.0) + 1e-9
 
 
-def test_class_weights(quick: Callable[..., params.Train]) -> None:
-    labels = [0] * 8 + [1] * 2
+def test_class_weights(quick: Callable[..., TrainParams]) -> None:
+    labels = np.array([0] * 8 + [1] * 2)
     logits = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
     right, wrong = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1]), reduction="none").tolist()
-    even = training._loss(quick(class_weight_power=0.0), labels, 2)(logits, torch.tensor([0, 1]))
-    full = training._loss(quick(class_weight_power=1.0), labels, 2)(logits, torch.tensor([0, 1]))
+    even = training._build_loss(quick(class_weight_power=0.0), labels, 2)({"logits": logits}, torch.tensor([0, 1]))
+    full = training._build_loss(quick(class_weight_power=1.0), labels, 2)({"logits": logits}, torch.tensor([0, 1]))
     assert even.item() == pytest.approx((right + wrong) / 2)
     # A text of the class that is four times as rare counts four times as much.
     assert full.item() == pytest.approx((right + 4 * wrong) / 5)

@@ -30,15 +30,15 @@ _DEEPEST = 8
 """Passes after which a text that still uncovers escapes loses them: nobody nests them that deep in good faith."""
 
 
-def cleaner(public_handles: Iterable[str] = ()) -> Callable[[str], str]:
+def build_cleaner(public_handles: Iterable[str] = ()) -> Callable[[str], str]:
     """Make the cleaning function for texts in which some accounts (of companies) are named openly.
 
     The function is idempotent: cleaning a clean text changes nothing.
     """
-    kept = "|".join([*map(re.escape, public_handles), "user", "mail"])
-    handle = re.compile(rf"@(?!(?:{kept})\b)\w[\w\u0300-\u036f]*", re.IGNORECASE)
+    public = "|".join([*map(re.escape, public_handles), "user", "mail"])
+    handle = re.compile(rf"@(?!(?:{public})\b)\w[\w\u0300-\u036f]*", re.IGNORECASE)
 
-    def once(text: str) -> str:
+    def clean_once(text: str) -> str:
         # Collapsed first, so that "&amp;amp;amp;…" of any length costs one pass.
         text = html.unescape(_NUMBER.sub(r"&#\1", _NESTED_AMPERSAND.sub("&", text)))
         text = text.translate(_C1).translate(_CONTROL).translate(_AT)
@@ -51,7 +51,7 @@ def cleaner(public_handles: Iterable[str] = ()) -> Callable[[str], str]:
     def clean(text: str) -> str:
         # What one pass uncovers (an escaped handle, say) the next one cleans; two or three settle a text.
         passes = 0
-        while (cleaned := once(text)) != text:
+        while (cleaned := clean_once(text)) != text:
             passes += 1
             text = cleaned.replace("&", " ") if passes == _DEEPEST else cleaned
         return text
@@ -59,6 +59,6 @@ def cleaner(public_handles: Iterable[str] = ()) -> Callable[[str], str]:
     return clean
 
 
-def normalised(text: str) -> str:
+def normalize(text: str) -> str:
     """Fold a clean text to the form in which two texts count as duplicates: case, width and spaces aside."""
     return _SPACE.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()

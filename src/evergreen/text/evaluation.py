@@ -1,199 +1,256 @@
-"""How good the bundle is: scores with intervals, calibration, slices, speed, cost, and the yardsticks beside it."""
+"""How good the bundle is: scores with intervals, calibration, slices, latency, cost, and the baselines beside it."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
 from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from sklearn.pipeline import make_pipeline
 
-from evergreen.params import Evaluate
-from evergreen.text.runtime import Classifier
+from evergreen.metrics import Estimate
+from evergreen.params import EvaluateParams
+from evergreen.text.evaluation_metrics import (
+    Calibration,
+    ClassScores,
+    Cost,
+    Latency,
+    Reliability,
+    Scores,
+    Slices,
+    SliceScore,
+    TextMetrics,
+)
+from evergreen.text.metrics import TrainingMetrics
+from evergreen.text.runtime import Classifier, Floats, softmax
 
 Indices = NDArray[np.int64]
-Scores = dict[str, dict[str, float]]
 
 
-def accuracy(truth: Indices, answers: Indices) -> float:
-    """Share of right answers."""
-    return float((truth == answers).mean())
+def evaluate(
+    classifier: Classifier,
+    size_mb: float,
+    splits: dict[str, pd.DataFrame],
+    training: TrainingMetrics,
+    params: EvaluateParams,
+    seed: int,
+) -> tuple[TextMetrics, Indices]:
+    """Measure a bundle on the test set, and on topics that it was not trained on.
+
+    Args:
+        splits: the prepared `train`, `test` and `stream`.
+
+    Returns:
+        The metrics, and the predictions for the test set as indices of labels.
+    """
+    labels = classifier.labels
+    test = splits["test"]
+    texts = test["text"].tolist()
+    y_true = encode_labels(test["label"], labels)
+    logits, _ = classifier.forward(texts, params.batch_size)
+    y_proba = softmax(logits / classifier.manifest.temperature)
+    y_pred = y_proba.argmax(1)
+    latency = measure_latency(classifier, texts, params)
+    scores = score(y_true, y_pred, params, seed)
+    metrics = TextMetrics(
+        accuracy=scores.accuracy,
+        macro_f1=scores.macro_f1,
+        n_samples=len(texts),
+        confidence_level=params.confidence_level,
+        per_class=score_classes(y_true, y_pred, labels),
+        confusion_matrix=confusion_matrix(y_true, y_pred, labels=range(len(labels))).tolist(),
+        calibration=Calibration(
+            uncalibrated=measure_calibration(y_true, softmax(logits), params),
+            calibrated=measure_calibration(y_true, y_proba, params),
+        ),
+        slices=Slices(
+            topic=score_slices(test["topic"], y_true, y_pred, params, seed),
+            length=score_slices(name_lengths(test["text"], params.length_edges), y_true, y_pred, params, seed),
+            unseen_topic=score_unseen_topics(classifier, splits["stream"], params, seed),
+        ),
+        baselines=score_baselines(splits["train"], test, labels, params, seed),
+        parity=training.parity,
+        latency=latency,
+        size_mb=size_mb,
+        cost=estimate_cost(training.train_runtime, latency.samples_per_second, params),
+    )
+    return metrics, y_pred
 
 
-def macro_f1(truth: Indices, answers: Indices) -> float:
-    """Mean of the F1 of the classes that occur in the truth or the answers.
+def encode_labels(column: "pd.Series[str]", labels: Sequence[str]) -> Indices:
+    """Turn labels into their positions."""
+    return np.array([labels.index(label) for label in column], dtype=np.int64)
+
+
+def accuracy(y_true: Indices, y_pred: Indices) -> float:
+    """Fraction of texts with the right label."""
+    return float((y_true == y_pred).mean())
+
+
+def macro_f1(y_true: Indices, y_pred: Indices) -> float:
+    """Mean of the F1 of the classes that occur in `y_true` or `y_pred`.
 
     scikit-learn's number without its checks, since the bootstrap asks for it a thousand times.
     """
-    size = int(max(truth.max(), answers.max())) + 1
-    matrix = np.bincount(truth * size + answers, minlength=size * size).reshape(size, size)
+    size = int(max(y_true.max(), y_pred.max())) + 1
+    matrix = np.bincount(y_true * size + y_pred, minlength=size * size).reshape(size, size)
     total = matrix.sum(0) + matrix.sum(1)
     present = total > 0
     return float((2 * matrix.diagonal()[present] / total[present]).mean())
 
 
 def bootstrap(
-    statistic: Callable[..., float],
-    arrays: Sequence[NDArray[Any]],
-    resamples: int,
-    confidence: float,
-    seed: int,
-) -> dict[str, float]:
-    """Value of a statistic with a percentile bootstrap interval over examples (Efron, 1979).
-
-    Args:
-        statistic: takes the arrays, each of shape [examples, …], resampled together.
-
-    Returns:
-        `value`, `low`, `high`.
-    """
-    rng = np.random.default_rng(seed)
-    size = len(arrays[0])
-    drawn = np.empty(resamples)
-    for i in range(resamples):
-        chosen = rng.integers(0, size, size)
-        drawn[i] = statistic(*(array[chosen] for array in arrays))
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return {"value": statistic(*arrays), "low": float(low), "high": float(high)}
+    statistic: Callable[..., float], y_true: Indices, y_pred: Indices, params: EvaluateParams, seed: int
+) -> Estimate:
+    """Value of a statistic with its percentile bootstrap interval over texts (Efron, 1979)."""
+    value = statistic(y_true, y_pred)
+    if len(y_true) < 2:  # nothing to resample: one text says nothing of the next
+        return Estimate(value=value, low=0.0, high=1.0)
+    interval = stats.bootstrap(
+        (y_true, y_pred),
+        statistic,
+        paired=True,
+        vectorized=False,
+        method="percentile",
+        n_resamples=params.n_resamples,
+        confidence_level=params.confidence_level,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Estimate(value=value, low=float(interval.low), high=float(interval.high))
 
 
-def scores(truth: Indices, answers: Indices, params: Evaluate, seed: int) -> Scores:
+def score(y_true: Indices, y_pred: Indices, params: EvaluateParams, seed: int) -> Scores:
     """Accuracy and macro-F1, each with its interval."""
-    shared = (params.bootstrap_resamples, params.confidence, seed)
+    return Scores(
+        accuracy=bootstrap(accuracy, y_true, y_pred, params, seed),
+        macro_f1=bootstrap(macro_f1, y_true, y_pred, params, seed),
+    )
+
+
+def score_classes(y_true: Indices, y_pred: Indices, labels: Sequence[str]) -> dict[str, ClassScores]:
+    """Precision, recall, F1 and support of each class."""
+    columns = precision_recall_fscore_support(y_true, y_pred, labels=range(len(labels)), zero_division=0.0)
     return {
-        "accuracy": bootstrap(accuracy, (truth, answers), *shared),
-        "macro_f1": bootstrap(macro_f1, (truth, answers), *shared),
+        label: ClassScores(precision=precision, recall=recall, f1=f1, support=support)
+        for label, precision, recall, f1, support in zip(labels, *columns, strict=True)
     }
 
 
-def calibration(truth: Indices, probabilities: NDArray[np.float32], bins: int) -> dict[str, Any]:
+def measure_calibration(y_true: Indices, y_proba: Floats, params: EvaluateParams) -> Reliability:
     """Expected calibration error over bins of equal width, and the curve behind it (Naeini et al., AAAI 2015).
 
     Args:
-        probabilities: shape [texts, labels].
-
-    Returns:
-        `ece`, and per non-empty bin `confidence`, `accuracy` and `texts`.
+        y_proba: shape [texts, labels].
     """
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == truth
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    used = [b for b in range(bins) if (place == b).any()]
-    curve = {
-        "confidence": [float(confidence[place == b].mean()) for b in used],
-        "accuracy": [float(right[place == b].mean()) for b in used],
-        "texts": [int((place == b).sum()) for b in used],
-    }
-    gaps = np.abs(np.array(curve["confidence"]) - np.array(curve["accuracy"]))
-    return {"ece": float((gaps * np.array(curve["texts"])).sum() / len(truth)), **curve}
+    confidence = y_proba.max(1).astype(np.float64)
+    correct = y_proba.argmax(1) == y_true
+    counts, _, _ = stats.binned_statistic(confidence, None, "count", params.n_bins, (0, 1))
+    means, _, _ = stats.binned_statistic(confidence, [confidence, correct], "mean", params.n_bins, (0, 1))
+    used = counts > 0
+    sizes = counts[used].astype(int)
+    mean_confidence, mean_accuracy = means[:, used]
+    intervals = [
+        stats.binomtest(round(hits), int(size)).proportion_ci(params.confidence_level, "wilson")
+        for hits, size in zip(mean_accuracy * sizes, sizes, strict=True)
+    ]
+    return Reliability(
+        ece=float(np.average(np.abs(mean_confidence - mean_accuracy), weights=sizes)),
+        confidence=mean_confidence.tolist(),
+        accuracy=mean_accuracy.tolist(),
+        low=[float(interval.low) for interval in intervals],
+        high=[float(interval.high) for interval in intervals],
+        n_samples=sizes.tolist(),
+    )
 
 
-def per_class(truth: Indices, answers: Indices, labels: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Precision, recall, F1 and number of texts of each class."""
-    values = precision_recall_fscore_support(truth, answers, labels=range(len(labels)), zero_division=0.0)
-    names = ("precision", "recall", "f1", "texts")
-    return {
-        label: {name: float(column[i]) for name, column in zip(names, values, strict=True)}
-        for i, label in enumerate(labels)
-    }
+def name_lengths(texts: "pd.Series[str]", edges: Sequence[int]) -> "pd.Series[str]":
+    """Name the length slice of each text: `0_to_39`, …, `120_and_more` for edges up to 120."""
+    names = [f"{low}_to_{high - 1}" for low, high in pairwise([0, *edges])] + [f"{edges[-1]}_and_more"]
+    return pd.cut(texts.str.len(), [0, *edges, np.inf], labels=names, right=False)
 
 
-def slices(rows: pd.DataFrame, truth: Indices, answers: Indices, params: Evaluate, seed: int) -> dict[str, Any]:
-    """Accuracy by topic and by length, with intervals and the number of texts."""
-    edges = params.length_edges
-    names = [f"{low}–{high}" if high < edges[-1] else f"{low} and more" for low, high in pairwise(edges)]
-    lengths = pd.cut(rows["text"].str.len(), [*edges[:-1], np.inf], labels=names, right=False)
-    found: dict[str, Any] = {}
-    for kind, values in (("source", rows["source"]), ("characters", lengths)):
-        groups = {}
-        for name in sorted(values.dropna().unique()) if kind == "source" else names:
-            chosen = (values == name).to_numpy()
-            if chosen.any():
-                score = bootstrap(
-                    accuracy,
-                    (truth[chosen], answers[chosen]),
-                    params.bootstrap_resamples,
-                    params.confidence,
-                    seed,
-                )
-                groups[str(name)] = {**score, "texts": int(chosen.sum())}
-        found[kind] = groups
-    return found
+def score_slices(
+    slices: "pd.Series[str]", y_true: Indices, y_pred: Indices, params: EvaluateParams, seed: int
+) -> dict[str, SliceScore]:
+    """Accuracy on each slice, with its interval and the number of texts; `slices` names the slice of each text."""
+    categories = slices.cat.categories if isinstance(slices.dtype, pd.CategoricalDtype) else sorted(slices.unique())
+    return dict(_score_slices(slices.to_numpy(), list(categories), y_true, y_pred, params, seed))
 
 
-@dataclass
-class Speed:
-    """Times of the bundle on this machine."""
+def _score_slices(
+    slices: NDArray[Any], names: list[str], y_true: Indices, y_pred: Indices, params: EvaluateParams, seed: int
+) -> Iterator[tuple[str, SliceScore]]:
+    for name in names:
+        mask = slices == name
+        if mask.any():
+            estimate = bootstrap(accuracy, y_true[mask], y_pred[mask], params, seed)
+            yield name, SliceScore(**estimate.model_dump(), n_samples=int(mask.sum()))
 
-    p50_ms: float
-    p99_ms: float
-    texts_per_second: float
+
+def score_unseen_topics(
+    classifier: Classifier, stream: pd.DataFrame, params: EvaluateParams, seed: int
+) -> dict[str, SliceScore]:
+    """Accuracy on topics that were not trained on, from a sample of each."""
+    shuffled = stream.sample(frac=1, random_state=seed)
+    sample = shuffled.groupby("topic").head(params.unseen_topic_samples)
+    y_pred = classifier.predict_proba(sample["text"].tolist(), params.batch_size).argmax(1)
+    return score_slices(sample["topic"], encode_labels(sample["label"], classifier.labels), y_pred, params, seed)
 
 
-def speed(model: Classifier, texts: Sequence[str], params: Evaluate) -> Speed:
+def measure_latency(classifier: Classifier, texts: Sequence[str], params: EvaluateParams) -> Latency:
     """Time single texts, then a batch; a warm-up goes before each."""
-    single = [texts[i % len(texts)] for i in range(params.latency_texts)]
-    many = [texts[i % len(texts)] for i in range(params.throughput_texts)]
-    model.probabilities(many[: params.batch_size], params.batch_size)
+    single = [texts[i % len(texts)] for i in range(params.latency_samples)]
+    many = [texts[i % len(texts)] for i in range(params.throughput_samples)]
     for text in single[:20]:
-        model(text)
+        classifier(text)
     times = []
     for text in single:
         started = time.perf_counter()
-        model(text)
+        classifier(text)
         times.append(time.perf_counter() - started)
+    classifier.predict_proba(many[: params.batch_size], params.batch_size)
     started = time.perf_counter()
-    model.probabilities(many, params.batch_size)
+    classifier.predict_proba(many, params.batch_size)
     seconds = time.perf_counter() - started
     p50, p99 = np.quantile(times, [0.5, 0.99]) * 1000
-    return Speed(float(p50), float(p99), len(many) / seconds)
+    return Latency(p50_ms=float(p50), p99_ms=float(p99), samples_per_second=len(many) / seconds)
 
 
-def cost(training_seconds: float, texts_per_second: float, params: Evaluate) -> dict[str, float | str]:
+def estimate_cost(train_runtime: float, samples_per_second: float, params: EvaluateParams) -> Cost:
     """Price and energy of the training and of a million predictions, from `price_per_hour` and `watts`."""
-    million_hours = 1e6 / texts_per_second / 3600
-    training_hours = training_seconds / 3600
-    return {
-        "currency": params.currency,
-        "training_seconds": training_seconds,
-        "training": training_hours * params.price_per_hour,
-        "training_watt_hours": training_hours * params.watts,
-        "million_predictions": million_hours * params.price_per_hour,
-        "million_predictions_watt_hours": million_hours * params.watts,
-    }
+    training_hours = train_runtime / 3600
+    million_hours = 1e6 / samples_per_second / 3600
+    return Cost(
+        currency=params.currency,
+        training_cost=training_hours * params.price_per_hour,
+        training_energy_wh=training_hours * params.watts,
+        inference_cost_per_million=million_hours * params.price_per_hour,
+        inference_energy_per_million_wh=million_hours * params.watts,
+    )
 
 
-def yardsticks(
-    train: pd.DataFrame, test: pd.DataFrame, labels: list[str], params: Evaluate, seed: int
+def score_baselines(
+    train: pd.DataFrame, test: pd.DataFrame, labels: list[str], params: EvaluateParams, seed: int
 ) -> dict[str, Scores]:
     """Scores on the same split of the majority class and of TF-IDF with logistic regression."""
-    truth = indices(test["label"], labels)
     models = {
-        "majority class": DummyClassifier(strategy="most_frequent"),
-        "TF-IDF + logistic regression": make_pipeline(
+        "majority_class": DummyClassifier(strategy="most_frequent"),
+        "tfidf_logistic_regression": make_pipeline(
             TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, max_features=params.tfidf_max_features),
             LogisticRegression(C=4, class_weight="balanced", max_iter=1000, random_state=seed),
         ),
     }
-    found = {}
+    y_train = encode_labels(train["label"], labels)
+    y_true = encode_labels(test["label"], labels)
+    scores = {}
     for name, model in models.items():
-        model.fit(train["text"], indices(train["label"], labels))
-        found[name] = scores(truth, np.asarray(model.predict(test["text"])), params, seed)
-    return found
-
-
-def indices(column: "pd.Series[str]", labels: Sequence[str]) -> Indices:
-    """Turn labels into their positions."""
-    return np.array([labels.index(label) for label in column], dtype=np.int64)
-
-
-def confusion(truth: Indices, answers: Indices, labels: Sequence[str]) -> NDArray[np.int64]:
-    """Counts, shape [true label, answered label]."""
-    matrix: NDArray[np.int64] = confusion_matrix(truth, answers, labels=range(len(labels)))
-    return matrix
+        model.fit(train["text"], y_train)
+        scores[name] = score(y_true, np.asarray(model.predict(test["text"])), params, seed)
+    return scores

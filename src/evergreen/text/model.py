@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from evergreen.text.bundle import sha256
+from evergreen.params import ParamsError
+from evergreen.text.bundle import hash_files
 
 WEIGHTS, HEAD, LABELS = "model.safetensors", "head.safetensors", "labels.json"
 
@@ -20,15 +21,30 @@ class TextClassifier(nn.Module):
     compares between windows (Reimers and Gurevych, Sentence-BERT, EMNLP 2019).
     """
 
-    def __init__(self, encoder: Any, labels: int, dropout: float = 0.0) -> None:
+    def __init__(self, encoder: Any, num_labels: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(encoder.config.hidden_size, labels)
+        self.head = nn.Linear(encoder.config.hidden_size, num_labels)
         self._frozen: list[nn.Module] = []
 
+    @classmethod
+    def from_pretrained(cls, folder: Path, labels: list[str], dropout: float = 0.0) -> Self:
+        """Load an encoder, and with it the head when one for the same labels is there (a champion's weights)."""
+        model = cls(AutoModel.from_pretrained(folder, dtype="float32"), len(labels), dropout)
+        head_labels = folder / LABELS
+        if head_labels.exists() and json.loads(head_labels.read_text(encoding="utf-8")) == labels:
+            model.head.load_state_dict(load_file(folder / HEAD))
+        return model
+
+    def save_pretrained(self, folder: Path, labels: list[str]) -> None:
+        """Write a folder that this class and, for the encoder, any `from_pretrained` reads."""
+        self.encoder.save_pretrained(folder)
+        save_file({name: value.contiguous() for name, value in self.head.state_dict().items()}, folder / HEAD)
+        (folder / LABELS).write_text(json.dumps(labels) + "\n", encoding="utf-8")
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """Answer a padded batch; padding does not count."""
+        """Classify a padded batch; padding does not count."""
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
         embedding = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
@@ -38,16 +54,18 @@ class TextClassifier(nn.Module):
         """Keep the weights of the embeddings and of the lowest `layers` as they are.
 
         Raises:
-            ValueError: when the encoder has fewer layers, or keeps them under a name not known here.
+            ParamsError: when the encoder has fewer layers, or no stack of them that can be recognized.
         """
         if embeddings:
             self._frozen.append(self.encoder.get_input_embeddings())
             if isinstance(getattr(self.encoder, "embeddings", None), nn.Module):
                 self._frozen.append(self.encoder.embeddings)
         if layers:
-            stack = transformer_layers(self.encoder)
+            stack = find_layers(self.encoder)
             if layers > len(stack):
-                raise ValueError(f"train.freeze_layers: found {layers}, but this model has {len(stack)} layers.")
+                raise ParamsError(
+                    f"train.freeze_layers: found {layers}, but this model has {len(stack)} layers. Set it to fewer."
+                )
             self._frozen += list(stack)[:layers]
         for module in self._frozen:
             module.requires_grad_(False).eval()
@@ -59,30 +77,19 @@ class TextClassifier(nn.Module):
             module.eval()
         return self
 
-    def save(self, folder: Path, labels: list[str]) -> None:
-        """Write a folder that `load` and, for the encoder, any `from_pretrained` reads."""
-        self.encoder.save_pretrained(folder)
-        save_file({name: value.contiguous() for name, value in self.head.state_dict().items()}, folder / HEAD)
-        (folder / LABELS).write_text(json.dumps(labels) + "\n", encoding="utf-8")
+
+def hash_weights(folder: Path) -> str:
+    """Hash the weights that `save_pretrained` wrote."""
+    return hash_files(folder / WEIGHTS, folder / HEAD)
 
 
-def weights_hash(folder: Path) -> str:
-    """Hash the weights that `save` wrote."""
-    return sha256(folder / WEIGHTS, folder / HEAD)
+def find_layers(encoder: Any) -> nn.ModuleList:
+    """Return the stack of transformer layers: the longest module list, whatever the architecture calls it.
 
-
-def transformer_layers(encoder: Any) -> nn.ModuleList:
-    """Return the stack of transformer layers: the longest module list, whatever the architecture calls it."""
+    Raises:
+        ParamsError: when the encoder has none.
+    """
     lists = [module for module in encoder.modules() if isinstance(module, nn.ModuleList)]
     if not lists:
-        raise ValueError("train.freeze_layers: this model has no stack of layers; set it to 0.")
+        raise ParamsError("train.freeze_layers: this model has no stack of layers. Set it to 0.")
     return max(lists, key=len)
-
-
-def load(folder: Path, labels: list[str], dropout: float = 0.0) -> TextClassifier:
-    """Load an encoder, and with it the head when one for the same labels is there (a champion's weights)."""
-    model = TextClassifier(AutoModel.from_pretrained(folder, dtype="float32"), len(labels), dropout)
-    known = folder / LABELS
-    if known.exists() and json.loads(known.read_text(encoding="utf-8")) == labels:
-        model.head.load_state_dict(load_file(folder / HEAD))
-    return model

@@ -4,13 +4,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from evergreen.text import bundle, cleaning
+from evergreen.text.bundle import MODEL, TOKENIZER, Bundle, BundleError
+from evergreen.text.cleaning import VERSION, build_cleaner
 
 Floats = NDArray[np.float32]
 
@@ -24,64 +26,69 @@ class Prediction:
 
 
 class Classifier:
-    """A verified bundle, ready to answer.
+    """A bundle, ready to predict; a text gets the same answer alone and in any batch.
 
     Args:
-        folder: the bundle.
-        threads: processor threads for one batch; None leaves the choice to ONNX Runtime.
+        bundle: a verified bundle.
+        num_threads: processor threads for one batch; None leaves the choice to ONNX Runtime.
 
     Raises:
-        BundleError: when the bundle is damaged, incomplete, or made for other rules.
+        BundleError: when the bundle was made for other cleaning rules, or its parts do not fit together.
+
+    Example:
+        >>> classifier = Classifier.load("models/text")
+        >>> classifier("Thanks for the quick rebooking!").label
+        'positive'
     """
 
-    def __init__(self, folder: Path | str = Path("models/text"), threads: int | None = None) -> None:
-        folder = Path(folder)
-        self.manifest = bundle.verify(folder)
-        if self.manifest.cleaning.version != cleaning.VERSION:
-            raise bundle.BundleError(
-                f"{folder}: made with cleaning rules {self.manifest.cleaning.version}, this program has "
-                f"{cleaning.VERSION}. Use the version of evergreen that made the bundle, or make it again."
+    def __init__(self, bundle: Bundle, num_threads: int | None = None) -> None:
+        self.manifest = bundle.manifest
+        self.labels = bundle.manifest.labels
+        rules = self.manifest.cleaning
+        if rules.version != VERSION:
+            raise BundleError(
+                f"{bundle.folder}: made with cleaning rules {rules.version}, this program has {VERSION}. "
+                "Use the version of evergreen that made the bundle, or make it again."
             )
-        self.labels = self.manifest.labels
-        self._clean = cleaning.cleaner(self.manifest.cleaning.public_handles)
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(self.manifest.max_tokens)
+        self._clean = build_cleaner(rules.public_handles)
+        self._tokenizer = _load_tokenizer(bundle)
         # A word has at most a few hundred characters in a tokenizer's eyes; far longer texts are cut before the work.
-        self._max_characters = 64 * self.manifest.max_tokens
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(
-            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
+        self._max_characters = 64 * self.manifest.max_length
+        self._session = _load_session(bundle, num_threads)
+
+    @classmethod
+    def load(cls, folder: Path | str = "models/text", num_threads: int | None = None) -> Self:
+        """Verify the bundle in a folder and make it ready; see the class for `num_threads`.
+
+        Raises:
+            BundleError: when the bundle is damaged, incomplete, or made for other rules.
+        """
+        return cls(Bundle.load(folder), num_threads)
 
     def __call__(self, text: str) -> Prediction:
-        """Answer one text."""
-        return self.predictions([text])[0]
+        """Predict one text."""
+        return self.predict([text])[0]
 
-    def predictions(self, texts: Sequence[str], batch_size: int = 32) -> list[Prediction]:
-        """Answer texts, in their order."""
-        rows = self.probabilities(texts, batch_size)
+    def predict(self, texts: Sequence[str], batch_size: int = 32) -> list[Prediction]:
+        """Predict texts, in their order."""
         return [
             Prediction(
                 self.labels[int(row.argmax())], {label: float(p) for label, p in zip(self.labels, row, strict=True)}
             )
-            for row in rows
+            for row in self.predict_proba(texts, batch_size)
         ]
 
-    def stream(self, texts: Iterable[str], batch_size: int = 32) -> Iterator[Prediction]:
-        """Answer any number of texts in constant memory, in their order."""
+    def predict_stream(self, texts: Iterable[str], batch_size: int = 32) -> Iterator[Prediction]:
+        """Predict any number of texts in constant memory, in their order."""
         iterator = iter(texts)
         while chunk := list(islice(iterator, 32 * batch_size)):
-            yield from self.predictions(chunk, batch_size)
+            yield from self.predict(chunk, batch_size)
 
-    def probabilities(self, texts: Sequence[str], batch_size: int = 32) -> Floats:
+    def predict_proba(self, texts: Sequence[str], batch_size: int = 32) -> Floats:
         """Calibrated probabilities, shape [texts, labels]; rows sum to 1."""
-        return softmax(self.outputs(texts, batch_size)[0] / self.manifest.temperature)
+        return softmax(self.forward(texts, batch_size)[0] / self.manifest.temperature)
 
-    def outputs(self, texts: Sequence[str], batch_size: int = 32) -> tuple[Floats, Floats]:
+    def forward(self, texts: Sequence[str], batch_size: int = 32) -> tuple[Floats, Floats]:
         """Logits, shape [texts, labels], and pooled embeddings, shape [texts, embedding size].
 
         Batches hold texts of like length, so that little of the work is padding.
@@ -93,20 +100,51 @@ class Classifier:
         logits = np.zeros((len(ids), len(self.labels)), np.float32)
         embeddings = np.zeros((len(ids), self.manifest.embedding_size), np.float32)
         for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            width = max(1, *(len(ids[i]) for i in chosen))  # some tokenizers make nothing of an empty text
-            tokens = np.zeros((len(chosen), width), np.int64)
-            mask = np.zeros((len(chosen), width), np.int64)
-            for row, i in enumerate(chosen):
+            batch = order[start : start + batch_size]
+            width = max(1, *(len(ids[i]) for i in batch))  # some tokenizers make nothing of an empty text
+            tokens = np.zeros((len(batch), width), np.int64)
+            mask = np.zeros((len(batch), width), np.int64)
+            for row, i in enumerate(batch):
                 tokens[row, : len(ids[i])] = ids[i]
                 mask[row, : len(ids[i])] = 1
             feeds = {"input_ids": tokens, "attention_mask": mask}
-            logits[chosen], embeddings[chosen] = self._session.run(["logits", "sentence_embedding"], feeds)
+            logits[batch], embeddings[batch] = self._session.run(["logits", "sentence_embedding"], feeds)
         return logits, embeddings
+
+
+def _load_tokenizer(bundle: Bundle) -> Tokenizer:
+    file = bundle.folder / TOKENIZER
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise BundleError(f"{file}: not a tokenizer ({error}). Make the bundle again.") from error
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(bundle.manifest.max_length)
+    return tokenizer
+
+
+def _load_session(bundle: Bundle, num_threads: int | None) -> onnxruntime.InferenceSession:
+    file = bundle.folder / MODEL
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if num_threads is not None:
+        options.intra_op_num_threads = num_threads
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library raises nothing narrower
+        raise BundleError(f"{file}: not a model that ONNX Runtime loads ({error}). Make the bundle again.") from error
+    widths = {output.name: output.shape[-1] for output in session.get_outputs()}
+    manifest = bundle.manifest
+    if widths != {"logits": len(manifest.labels), "sentence_embedding": manifest.embedding_size}:
+        raise BundleError(
+            f"{file}: its outputs are {widths}, but the manifest names {len(manifest.labels)} labels and an embedding "
+            f"of {manifest.embedding_size}. Make the bundle again."
+        )
+    return session
 
 
 def softmax(logits: Floats) -> Floats:
     """Turn logits, shape [n, labels], into probabilities; large logits do not overflow."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    result: Floats = powers / powers.sum(axis=1, keepdims=True)
-    return result
+    y_proba: Floats = powers / powers.sum(axis=1, keepdims=True)
+    return y_proba

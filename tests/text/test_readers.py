@@ -8,7 +8,7 @@ import pytest
 
 from evergreen.params import Columns
 from evergreen.sources import SourceError
-from evergreen.text.reading import CorpusError, batches
+from evergreen.text.readers import CorpusError, read_batches
 
 NAMED = Columns(text="tweet", label="sentiment")
 ROWS = [{"tweet": f"text {n}", "sentiment": "neutral", "other": n} for n in range(7)]
@@ -17,7 +17,7 @@ ROWS = [{"tweet": f"text {n}", "sentiment": "neutral", "other": n} for n in rang
 def read(path: Path, columns: Columns = NAMED, encoding: str = "utf-8", batch_rows: int = 3):
     """All rows of a corpus as {row number: (text, label)}, and what could not be read as {row number: reason}."""
     rows, unreadable = {}, {}
-    for batch in batches(str(path), columns, encoding, batch_rows):
+    for batch in read_batches(str(path), columns, encoding, batch_rows):
         assert len(batch.rows) <= batch_rows
         values = batch.rows[["text", "label"]].astype(object).itertuples(index=False, name=None)
         rows |= dict(zip(batch.rows.index.tolist(), values, strict=True))
@@ -193,7 +193,7 @@ def test_a_saved_dataset(tmp_path):
 def test_a_saved_dataset_with_splits(tmp_path):
     parts = {name: datasets.Dataset.from_list(ROWS[:4]) for name in ("train", "test")}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
-    found = [len(batch.rows) for batch in batches(str(tmp_path / "saved"), NAMED, "utf-8", 100)]
+    found = [len(batch.rows) for batch in read_batches(str(tmp_path / "saved"), NAMED, "utf-8", 100)]
     assert found == [4, 4]
 
 
@@ -205,7 +205,7 @@ def test_a_folder_of_files_of_any_format(tmp_path):
     (folder / "c.jsonl.gz").write_bytes(gzip.compress(as_jsonl(ROWS)))
     pd.DataFrame(ROWS).to_parquet(folder / "deeper" / "d.parquet")
     (folder / "README.md").write_text("no data")
-    assert sum(len(batch.rows) for batch in batches(str(folder), NAMED, "utf-8", 100)) == 28
+    assert sum(len(batch.rows) for batch in read_batches(str(folder), NAMED, "utf-8", 100)) == 28
 
 
 def test_a_folder_without_data_is_a_corpus_error(tmp_path):
@@ -245,10 +245,10 @@ def test_an_empty_jsonl_file_has_no_rows(tmp_path):
 
 def test_all_columns_are_named_as_ours(tmp_path):
     path = write_csv(tmp_path / "a.csv", b"t,l,key,at,from,extra\na,neutral,1,2026-01-05,airline,x\n")
-    columns = Columns(text="t", label="l", id="key", observed_at="at", source="from")
-    (batch,) = batches(str(path), columns, "utf-8", 10)
+    columns = Columns(text="t", label="l", id="key", observed_at="at", topic="from")
+    (batch,) = read_batches(str(path), columns, "utf-8", 10)
     assert batch.rows.to_dict("records") == [
-        {"text": "a", "label": "neutral", "id": "1", "observed_at": "2026-01-05", "source": "airline"}
+        {"text": "a", "label": "neutral", "id": "1", "observed_at": "2026-01-05", "topic": "airline"}
     ]
 
 

@@ -1,4 +1,4 @@
-"""Rows of a corpus file in batches, as tables of strings; a row that can't be read is told, not lost."""
+"""Rows of a corpus file in batches, as tables of strings; a row that can't be read is reported, not lost."""
 
 import csv
 import gzip
@@ -17,10 +17,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from evergreen import sources
+from evergreen.errors import EvergreenError
 from evergreen.params import Columns
 
 
-class CorpusError(Exception):
+class CorpusError(EvergreenError):
     """A corpus can't be used; the message names the file and the remedy."""
 
 
@@ -38,7 +39,7 @@ class Batch:
     unreadable: list[tuple[int, str]] = field(default_factory=list)
 
 
-def batches(uri: str, columns: Columns, encoding: str, batch_rows: int) -> Iterator[Batch]:
+def read_batches(uri: str, columns: Columns, encoding: str, batch_rows: int) -> Iterator[Batch]:
     """Stream a corpus: CSV, JSONL or Parquet, one file or a folder of them, or a saved `datasets.Dataset`.
 
     Memory does not grow with the corpus.
@@ -47,14 +48,14 @@ def batches(uri: str, columns: Columns, encoding: str, batch_rows: int) -> Itera
         CorpusError: when the format is unknown or a column is missing.
         SourceError: when the address can't be resolved.
     """
-    for file in _files(uri):
+    for file in _list_files(uri):
         if isinstance(file, Path) and file.is_dir():
-            yield from _saved(file, columns, batch_rows)
+            yield from _read_dataset(file, columns, batch_rows)
             continue
-        read = _READERS.get(_suffix(file))
+        read = _READERS.get(_get_suffix(file))
         if read is None:
-            raise CorpusError(f"{file}: unknown format {_suffix(file)!r}. Use .csv, .jsonl or .parquet.")
-        with sources.opened(str(file)) as stream:
+            raise CorpusError(f"{file}: unknown format {_get_suffix(file)!r}. Use .csv, .jsonl or .parquet.")
+        with sources.open_uri(str(file)) as stream:
             plain = cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if str(file).lower().endswith(".gz") else stream
             try:
                 yield from read(plain, str(file), columns, encoding, batch_rows)
@@ -62,35 +63,36 @@ def batches(uri: str, columns: Columns, encoding: str, batch_rows: int) -> Itera
                 raise CorpusError(f"{file}: not a gzip file that can be read ({error}).") from error
 
 
-def _suffix(file: str | Path) -> str:
+def _get_suffix(file: str | Path) -> str:
     return Path(str(file).lower().removesuffix(".gz")).suffix
 
 
-def _files(uri: str) -> list[str | Path]:
-    if "://" in uri and not uri.startswith("hf://") and _suffix(uri) in _READERS:
+def _list_files(uri: str) -> list[str | Path]:
+    if "://" in uri and not uri.startswith("hf://") and _get_suffix(uri) in _READERS:
         return [uri]  # streamed from where it is
-    path = sources.local(uri)
+    path = sources.resolve(uri)
     if not path.is_dir() or (path / "state.json").exists():
         return [path]
-    files = sorted(file for file in path.rglob("*") if _suffix(file) in _READERS and file.is_file())
+    files = sorted(file for file in path.rglob("*") if _get_suffix(file) in _READERS and file.is_file())
     saved = sorted(state.parent for state in path.rglob("state.json"))
     if not files and not saved:
         raise CorpusError(f"{uri}: a folder without .csv, .jsonl, .parquet or a saved dataset in it.")
     return [*files, *saved]
 
 
-def _named(columns: Columns) -> dict[str, str]:
+def _map_columns(columns: Columns) -> dict[str, str]:
+    """Map the corpus's column names to ours."""
     return {column: ours for ours, column in columns.model_dump().items() if column is not None}
 
 
-def _wanted(columns: Columns, present: list[str], name: str) -> dict[str, str]:
-    wanted = _named(columns)
-    if missing := sorted(set(wanted) - set(present)):
+def _require_columns(columns: Columns, present: list[str], name: str) -> dict[str, str]:
+    renames = _map_columns(columns)
+    if missing := sorted(set(renames) - set(present)):
         raise CorpusError(f"{name}: no column {missing}. It has {present}; name yours under data.columns.")
-    return wanted
+    return renames
 
 
-def _csv(stream: BinaryIO, name: str, columns: Columns, encoding: str, batch_rows: int) -> Iterator[Batch]:
+def _read_csv(stream: BinaryIO, name: str, columns: Columns, encoding: str, batch_rows: int) -> Iterator[Batch]:
     unreadable: list[tuple[int, str]] = []
     skipped: set[int] = set()
     position = 0
@@ -115,14 +117,14 @@ def _csv(stream: BinaryIO, name: str, columns: Columns, encoding: str, batch_row
         header = next((line for line in lines if line), None)
         if header is None:
             raise CorpusError(f"{name}: empty. A CSV file starts with the names of its columns.")
-        wanted = _wanted(columns, header, name)
+        renames = _require_columns(columns, header, name)
         stream.seek(0)
         # Bytes rather than strings: one row that is not valid UTF-8 must not end the whole file.
-        convert = pa.csv.ConvertOptions(column_types={c: pa.binary() for c in wanted}, include_columns=list(wanted))
+        convert = pa.csv.ConvertOptions(column_types={c: pa.binary() for c in renames}, include_columns=list(renames))
         reader = pa.csv.open_csv(stream, convert_options=convert, **options)
         for block in reader:
             for start in range(0, block.num_rows, batch_rows):
-                frame = block.slice(start, batch_rows).to_pandas().rename(columns=wanted)
+                frame = block.slice(start, batch_rows).to_pandas().rename(columns=renames)
                 numbers: list[int] = []
                 while len(numbers) < len(frame):
                     if position in skipped:
@@ -131,36 +133,36 @@ def _csv(stream: BinaryIO, name: str, columns: Columns, encoding: str, batch_row
                         numbers.append(position)
                     position += 1
                 frame.index = pd.Index(numbers)
-                yield Batch(_decoded(frame, unreadable), _drained(unreadable))
+                yield Batch(_decode(frame, unreadable), _drain(unreadable))
         if unreadable:
-            yield Batch(pd.DataFrame(columns=list(wanted.values()), dtype=str), _drained(unreadable))
+            yield Batch(pd.DataFrame(columns=list(renames.values()), dtype=str), _drain(unreadable))
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise CorpusError(
             f"{name}: not a CSV file that can be read ({error}). Check data.encoding and quoting."
         ) from error
 
 
-def _drained(items: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    taken = list(items)
+def _drain(items: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    drained = list(items)
     items.clear()
-    return taken
+    return drained
 
 
-def _decoded(frame: pd.DataFrame, unreadable: list[tuple[int, str]]) -> pd.DataFrame:
+def _decode(frame: pd.DataFrame, unreadable: list[tuple[int, str]]) -> pd.DataFrame:
     def decode(value: Any) -> str | None:
         try:
             return value.decode() if isinstance(value, bytes) else None
         except UnicodeDecodeError:
             return None
 
-    decoded = pd.DataFrame({name: [decode(value) for value in frame[name]] for name in frame}, index=frame.index)
-    bad = decoded.isna().any(axis=1) & frame.notna().all(axis=1)
-    unreadable.extend((int(row), "not valid in data.encoding") for row in frame.index[bad])
-    return decoded[~bad]
+    strings = pd.DataFrame({name: [decode(value) for value in frame[name]] for name in frame}, index=frame.index)
+    invalid = strings.isna().any(axis=1) & frame.notna().all(axis=1)
+    unreadable.extend((int(row), "not valid in data.encoding") for row in frame.index[invalid])
+    return strings[~invalid]
 
 
-def _jsonl(stream: BinaryIO, name: str, columns: Columns, _encoding: str, batch_rows: int) -> Iterator[Batch]:
-    wanted, seen = _named(columns), set[str]()
+def _read_jsonl(stream: BinaryIO, name: str, columns: Columns, _encoding: str, batch_rows: int) -> Iterator[Batch]:
+    renames, seen = _map_columns(columns), set[str]()
     lines = enumerate(stream)
     while chunk := list(islice(lines, batch_rows)):
         rows, unreadable = {}, []
@@ -175,38 +177,38 @@ def _jsonl(stream: BinaryIO, name: str, columns: Columns, _encoding: str, batch_
             except (ValueError, RecursionError) as error:
                 unreadable.append((number, f"not valid JSON: {error}"))
         seen.update(*rows.values())
-        # A key that only some rows lack is that row's fault, and is told as a missing value.
-        table = {ours: [row.get(column) for row in rows.values()] for column, ours in wanted.items()}
+        # A key that only some rows lack is that row's fault, and is reported as a missing value.
+        table = {ours: [row.get(column) for row in rows.values()] for column, ours in renames.items()}
         yield Batch(pd.DataFrame(table, index=list(rows), dtype=object), unreadable)
     if seen:
-        _wanted(columns, sorted(seen), name)
+        _require_columns(columns, sorted(seen), name)
 
 
-def _parquet(stream: BinaryIO, name: str, columns: Columns, _encoding: str, batch_rows: int) -> Iterator[Batch]:
+def _read_parquet(stream: BinaryIO, name: str, columns: Columns, _encoding: str, batch_rows: int) -> Iterator[Batch]:
     try:
         file = pq.ParquetFile(stream)
     except pa.ArrowInvalid as error:
         raise CorpusError(f"{name}: not a Parquet file ({error}).") from error
-    wanted = _wanted(columns, file.schema_arrow.names, name)
-    tables = (pa.Table.from_batches([batch]) for batch in file.iter_batches(batch_rows, columns=list(wanted)))
-    yield from _frames(tables, wanted)
+    renames = _require_columns(columns, file.schema_arrow.names, name)
+    tables = (pa.Table.from_batches([batch]) for batch in file.iter_batches(batch_rows, columns=list(renames)))
+    yield from _to_batches(tables, renames)
 
 
-def _saved(folder: Path, columns: Columns, batch_rows: int) -> Iterator[Batch]:
+def _read_dataset(folder: Path, columns: Columns, batch_rows: int) -> Iterator[Batch]:
     from datasets import load_from_disk  # noqa: PLC0415 - slow to import, and only some corpora need it
 
     dataset = load_from_disk(str(folder)).with_format("arrow")
-    wanted = _wanted(columns, dataset.column_names, str(folder))
-    yield from _frames((table.select(list(wanted)) for table in dataset.iter(batch_rows)), wanted)
+    renames = _require_columns(columns, dataset.column_names, str(folder))
+    yield from _to_batches((table.select(list(renames)) for table in dataset.iter(batch_rows)), renames)
 
 
-def _frames(tables: Iterator[pa.Table], wanted: dict[str, str]) -> Iterator[Batch]:
+def _to_batches(tables: Iterator[pa.Table], renames: dict[str, str]) -> Iterator[Batch]:
     position = 0
     for table in tables:
-        frame = table.to_pandas().rename(columns=wanted)
+        frame = table.to_pandas().rename(columns=renames)
         frame.index = pd.RangeIndex(position, position + len(frame))
         position += len(frame)
         yield Batch(frame)
 
 
-_READERS = {".csv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}
+_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".parquet": _read_parquet}

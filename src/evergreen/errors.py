@@ -1,0 +1,42 @@
+"""Errors that a person can fix, and the one place that turns them into a line on standard error and an exit code."""
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from evergreen.logs import redact
+
+
+class EvergreenError(Exception):
+    """The user can fix this; the message says how."""
+
+    exit_code = 1
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Print what a person can fix as one message and exit with its code; let any other error keep its traceback."""
+    try:
+        yield
+    except EvergreenError as error:
+        _exit(str(error), error.exit_code)
+    except OSError as error:
+        if error.filename is None:  # a closed pipe, say
+            raise
+        _exit(f"{error.filename}: {error.strerror}. Correct the path or the permissions.", EvergreenError.exit_code)
+
+
+def _exit(message: str, code: int) -> None:
+    print(f"error: {redact(message)}", file=sys.stderr)
+    sys.exit(code)
+
+
+def redact_tracebacks() -> None:
+    """Hide credentials in the traceback of an error that nobody catches."""
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        print(redact("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
+
+    sys.excepthook = show

@@ -1,0 +1,141 @@
+"""Texts of a file for inference: formats, order, streaming, and errors that name the line."""
+
+import io
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from evergreen.sources import SourceError
+from evergreen.text.inputs import FormatError, delay_errors, read_texts
+
+TEXTS = ["good flight", 'a "quoted", text', "", "äöü 😀", "last"]
+
+
+def write(path: Path, texts: list[str]) -> str:
+    if path.suffix.lower() == ".csv":
+        lines = ["id,text", *('%d,"%s"' % (i, text.replace('"', '""')) for i, text in enumerate(texts))]
+    elif path.suffix.lower() == ".jsonl":
+        lines = [json.dumps({"id": i, "text": text}) for i, text in enumerate(texts)]
+    else:
+        lines = texts
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def set_stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t.csv", "t.jsonl", "T.CSV", "without-suffix"])
+def test_texts_keep_their_order(tmp_path: Path, name: str):
+    assert list(read_texts(write(tmp_path / name, TEXTS))) == TEXTS
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".jsonl"])
+def test_byte_order_mark_is_no_text(tmp_path: Path, suffix: str):
+    path = Path(write(tmp_path / f"t{suffix}", TEXTS))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert list(read_texts(str(path))) == TEXTS
+
+
+def test_csv_text_with_line_breaks(tmp_path: Path):
+    file = tmp_path / "t.csv"
+    file.write_bytes(b'text,id\r\n"good\r\nflight",1\r\nbad,2\r\n')
+    assert list(read_texts(str(file))) == ["good\r\nflight", "bad"]
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch):
+    set_stdin(monkeypatch, b"good\r\n\r\nbad")
+    assert list(read_texts("-")) == ["good", "", "bad"]
+    set_stdin(monkeypatch, b"\xff\n")
+    with pytest.raises(SourceError, match="standard input, line 1: not UTF-8"):
+        list(read_texts("-"))
+
+
+def test_empty_files(tmp_path: Path):
+    for name in ("t.txt", "t.jsonl"):
+        (tmp_path / name).write_bytes(b"")
+        assert list(read_texts(str(tmp_path / name))) == []
+
+
+def test_unknown_format_is_refused_before_reading():
+    with pytest.raises(FormatError, match=r"t\.parquet.*\.csv") as error:
+        read_texts("t.parquet")
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.txt", b"good\nbad\n\xff\xfe\ngood\n", "line 3: not UTF-8"),
+        ("t.csv", b"text\ngood\nbad\n\xff\n", "line 4: not UTF-8"),
+        ("t.csv", b'text\ngood\nbad\n"never closed\n', "after line 3: not CSV .*quotes"),
+        ("t.csv", b"id,text\n1,good\n2,bad\n3\n", "line 4: no text"),
+        ("t.jsonl", b'{"text": "good"}\n\n{"text": "bad"}\n{"text"\n', "line 4: not JSON"),
+        ("t.jsonl", b'{"text": "good"}\n{"text": "bad"}\n{"texts": "x"}\n', "line 3: no key text"),
+        ("t.jsonl", b'{"text": "good"}\n{"text": "bad"}\n{"text": 7}\n', "line 3: no key text with a string"),
+        ("t.jsonl", b'{"text": "good"}\n{"text": "bad"}\n[1]\n', "line 3: no key text"),
+        ("t.jsonl", b'{"text": "good"}\n{"text": "bad"}\n' + b"[" * 200_000 + b"\n", "line 3: not JSON"),
+    ],
+)
+def test_error_names_the_line_after_earlier_texts(tmp_path: Path, name: str, content: bytes, message: str):
+    (tmp_path / name).write_bytes(content)
+    texts = read_texts(str(tmp_path / name))
+    assert list(itertools.islice(texts, 2)) == ["good", "bad"]
+    with pytest.raises(SourceError, match=message) as error:
+        next(texts)
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"id,words\n1,good\n", b""])
+def test_csv_without_text_column(tmp_path: Path, content: bytes):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(SourceError, match="no column text"):
+        list(read_texts(str(tmp_path / "t.csv")))
+
+
+def test_csv_field_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("evergreen.text.inputs.LONGEST_FIELD", 100)
+    (tmp_path / "t.csv").write_text('text\n"' + "never closed\n" * 20, encoding="utf-8")
+    with pytest.raises(SourceError, match=r"not CSV .*limit"):
+        list(read_texts(str(tmp_path / "t.csv")))
+
+
+def test_missing_file_and_folder(tmp_path: Path):
+    with pytest.raises(SourceError, match=r"none\.txt: No such file.*Correct the path"):
+        list(read_texts(str(tmp_path / "none.txt")))
+    with pytest.raises(SourceError, match="directory"):
+        list(read_texts(str(tmp_path)))
+
+
+def test_texts_are_streamed(monkeypatch: pytest.MonkeyPatch):
+    class Endless(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer) -> int:
+            buffer[:2] = b"a\n"
+            return 2
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Endless())))
+    assert list(itertools.islice(read_texts("-"), 1000)) == ["a"] * 1000
+
+
+def test_results_come_before_the_error():
+    def read() -> Iterator[str]:
+        yield from "abc"
+        raise SourceError("line 4")
+
+    def process(texts: Iterable[str]) -> Iterator[str]:
+        iterator = iter(texts)
+        while batch := list(itertools.islice(iterator, 2)):
+            yield from batch
+
+    results = delay_errors(process, read())
+    assert list(itertools.islice(results, 3)) == ["a", "b", "c"]
+    with pytest.raises(SourceError, match="line 4"):
+        next(results)
