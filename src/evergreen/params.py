@@ -224,7 +224,11 @@ class Params(_Section):
         except ValidationError as error:
             problems = error.errors()
             renamed = {RENAMED.get(_key(problem)) for problem in problems}
-            lines = [_describe(problem) for problem in problems if _key(problem) not in renamed]
+            lines = [
+                _describe(problem)
+                for problem in problems
+                if problem["type"] != "missing" or _key(problem) not in renamed
+            ]
             raise ParamsError(f"{name}: {len(lines)} problem(s)\n  " + "\n  ".join(lines)) from error
 
 

@@ -1,10 +1,10 @@
 """The environment: where things are and who may reach them. Numbers that a stage reads are in `params.yaml`."""
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from dotenv import load_dotenv
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings
 
 from evergreen.errors import EvergreenError
@@ -26,7 +26,7 @@ class Settings(BaseSettings):
     tracking_timeout: float = Field(3.0, alias="EVERGREEN_TRACKING_TIMEOUT", gt=0)
     """Seconds that an unreachable tracking server may cost."""
     s3_endpoint_url: str | None = Field(None, alias="AWS_ENDPOINT_URL")
-    log_level: str = Field("warning", alias="EVERGREEN_LOG_LEVEL", pattern="(?i)^(debug|info|warning|error)$")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("warning", alias="EVERGREEN_LOG_LEVEL")
 
     @classmethod
     def load(cls) -> Self:
@@ -44,6 +44,11 @@ class Settings(BaseSettings):
         except ValidationError as error:
             wrong = [f"{problem['loc'][0]}: {problem['input']!r}. {problem['msg']}" for problem in error.errors()]
             raise SettingsError("; ".join(wrong) + ". Correct the environment or .env.") from error
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _ignore_case(cls, level: str) -> str:
+        return level.lower()
 
     @property
     def tracking_uri(self) -> str:

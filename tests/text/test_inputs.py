@@ -1,5 +1,6 @@
 """Texts of a file for inference: formats, order, streaming, and errors that name the line."""
 
+import csv
 import io
 import itertools
 import json
@@ -101,8 +102,12 @@ def test_csv_without_text_column(tmp_path: Path, content: bytes):
 def test_csv_field_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("evergreen.text.inputs.LONGEST_FIELD", 100)
     (tmp_path / "t.csv").write_text('text\n"' + "never closed\n" * 20, encoding="utf-8")
-    with pytest.raises(SourceError, match=r"not CSV .*limit"):
-        list(read_texts(str(tmp_path / "t.csv")))
+    limit = csv.field_size_limit()
+    try:
+        with pytest.raises(SourceError, match=r"not CSV .*limit"):
+            list(read_texts(str(tmp_path / "t.csv")))
+    finally:
+        csv.field_size_limit(limit)  # of the whole process: importlib.metadata reads CSV too
 
 
 def test_missing_file_and_folder(tmp_path: Path):

@@ -107,9 +107,7 @@ class TrainingResult:
 
     def save_history(self, path: Path) -> None:
         """Write a row per logged step: losses and validation scores."""
-        rows = [
-            {name: row.get(name) for name in HISTORY} for row in self.history if "loss" in row or "eval_loss" in row
-        ]
+        logged = [row for row in self.history if "loss" in row or "eval_loss" in row]
         path.parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(logged).reindex(columns=HISTORY).to_csv(path, index=False)
 
