@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
+# Compiled once and kept: the training stack takes twice as long to import from source.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: repro test lint bench lock
+.PHONY: repro test check lint bench lock
 
 repro: $(VENV)/train.stamp  ## prepare, train, export and evaluate, as far as something changed
 	dvc repro
@@ -12,17 +14,24 @@ repro: $(VENV)/train.stamp  ## prepare, train, export and evaluate, as far as so
 test: $(VENV)/dev.stamp  ## all tests
 	pytest
 
+check: lint  ## what to run before each commit: the linters and the quick tests
+	pytest -m "not slow"
+
 lint: $(VENV)/dev.stamp  ## what pre-commit and CI check
 	ruff check && ruff format --check && mypy && lint-imports
 
-bench: $(VENV)/dev.stamp  ## measure the training settings side by side
+bench: $(VENV)/dev.stamp  ## measure training settings and forms of quantization side by side
 	python benchmarks/training_cost.py
+	python benchmarks/quantization.py
 
 lock: $(VENV)/dev.stamp  ## requirements/ made anew from pyproject.toml
 	requirements/lock
 
+# Without dependencies, since the lock names them all, and without compiling what no stage imports.
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -qq --no-deps
 $(VENV)/%.stamp: requirements/%.txt pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -q -r $<
-	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
-	touch $@
+	@echo "Setting up $(VENV) from $<: a few minutes the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) --no-compile -r $<
+	@$(PIP_INSTALL) --no-build-isolation -e .
+	@touch $@

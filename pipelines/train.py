@@ -20,7 +20,7 @@ def main() -> None:
 
     result = train(params.train, params.data.labels, params.seed, DATA, settings.state_dir / "checkpoints")
     weights_hash = result.save_pretrained(WEIGHTS)
-    bundle = export_bundle(result, weights_hash, params, BUNDLE)
+    bundle = export_bundle(result, weights_hash, params, DATA, BUNDLE)
     parity = check_parity(bundle, result, DATA / "validation.parquet", params.export, params.evaluate.batch_size)
     result.remove_checkpoints()  # not before: a refused bundle must cost no second training
     metrics = result.summarize(parity, bundle.size_bytes / 1e6)

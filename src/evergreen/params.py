@@ -6,7 +6,7 @@ import reprlib
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -163,7 +163,8 @@ class TrainParams(_Section):
 class ExportParams(_Section):
     """How the trained model becomes a bundle."""
 
-    quantize: bool
+    quantize: Literal["static", "none"]
+    calibration_samples: PositiveInt
     parity_samples: PositiveInt
     min_label_parity: Fraction
     max_batch_difference: Fraction

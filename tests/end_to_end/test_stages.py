@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,18 +28,31 @@ REDUCED = {
 }
 
 
-def run(clone: Path, *command: str) -> str:
+def run(clone: Path, *command: str, **variables: str) -> str:
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HF_HUB_OFFLINE": "1",
         "GIT_CONFIG_GLOBAL": "/dev/null",
         "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost",
         "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost",
     }  # fmt: skip
     environment.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=False)
+    environment.pop("HF_HUB_OFFLINE", None)
+    done = subprocess.run(command, cwd=clone, env=environment | variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
+
+
+def trace(log: Path, *command: str) -> list[str]:
+    """A command that notes its connections, those of native code included, where the system lets itself be traced."""
+    strace = ["strace", "-f", "-qq", "--seccomp-bpf", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(log)]
+    usable = shutil.which("strace") and subprocess.run([*strace, "true"], capture_output=True, check=False)
+    return [*strace, *command] if usable and usable.returncode == 0 else [*command]
+
+
+def find_addresses(log: Path) -> set[str]:
+    """Addresses contacted, except this machine's own."""
+    lines = [line for line in log.read_text().splitlines() if "sa_family=AF_INET" in line]
+    return {line for line in lines if not re.search(r'"127\.|"::1"', line)}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +84,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(folder, "git", "init", "-q")
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "-qm", "clone")
-    run(folder, "dvc", "repro")
+    home = folder.parent / "home"
+    home.mkdir()
+    run(folder, *trace(folder.parent / "repro.log", "dvc", "repro"), HOME=str(home))
     return folder
 
 
@@ -101,6 +117,26 @@ def test_run_is_tracked_with_its_bundle(clone: Path) -> None:
     assert tracked.params["train.max_length"] == "24"
     assert {"data_hash", "git_commit"} <= set(tracked.tags)
     assert not list((clone / ".evergreen/outbox").iterdir())
+
+
+def test_nothing_leaves_the_machine(clone: Path, tmp_path: Path) -> None:
+    if not (clone.parent / "repro.log").exists():
+        pytest.skip("strace is not installed, or may not trace here: apt-get install strace")
+    home = {"HOME": str(clone.parent / "home")}
+    away = home | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "EVERGREEN_STATE_DIR": str(tmp_path / "state")}
+    commands = {
+        "predict": (["evergreen", "predict", "@united thanks"], home),
+        "evaluate": (["python", "pipelines/evaluate.py"], away),
+        "send": (["evergreen", "runs", "send"], home | {"EVERGREEN_STATE_DIR": str(tmp_path / "state")}),
+    }
+    for name, (command, variables) in commands.items():
+        run(clone, *trace(tmp_path / f"{name}.log", *command), **variables)
+    run(clone, "git", "checkout", "-q", "--", ".")
+    logs = [clone.parent / "repro.log", *(tmp_path / f"{name}.log" for name in commands)]
+    assert "127.0.0.1" in (tmp_path / "evaluate.log").read_text()  # the trace sees what is contacted
+    assert {log.name: find_addresses(log) for log in logs} == {log.name: set() for log in logs}
+    left = {file.relative_to(clone.parent / "home").parts[:2] for file in (clone.parent / "home").rglob("*")}
+    assert not [parts for parts in left if "Microsoft" in parts or "mlflow" in parts], left
 
 
 def test_second_run_recomputes_nothing(clone: Path) -> None:

@@ -136,11 +136,13 @@ def classifier(weights: Path, params: Params) -> TextClassifier:
 
 
 @pytest.fixture(scope="session")
-def make_bundle(classifier: TextClassifier, tokenizer: Any, params: Params) -> Callable[..., Path]:
+def make_bundle(classifier: TextClassifier, tokenizer: Any, params: Params, texts: list[str]) -> Callable[..., Path]:
     """Export the torch model with a manifest of its own."""
 
+    feeds = [export.encode(tokenizer, text, 32) for text in texts[:64]]
+
     def make(folder: Path, dtype: str = "int8", **changes: Any) -> Path:
-        export.export_model(classifier, tokenizer, folder, dtype == "int8")
+        export.export_model(classifier, tokenizer, folder, "static" if dtype == "int8" else "none", feeds)
         values: dict[str, Any] = {
             "version": "0.1.0",
             "labels": params.data.labels,

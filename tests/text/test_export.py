@@ -1,18 +1,23 @@
 """The export: ONNX gives torch's answers, in one file, smaller when quantized."""
 
 import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 
 from evergreen.params import Params
 from evergreen.text import export
-from evergreen.text.bundle import Bundle
+from evergreen.text.bundle import Bundle, hash_files
 from evergreen.text.metrics import Parity
 from evergreen.text.model import TextClassifier
 from evergreen.text.runtime import Classifier
@@ -42,20 +47,77 @@ def test_float32_equals_torch_for_any_shape(classifier: TextClassifier, float_fo
     compare(classifier, float_folder / "model.onnx", len(tokenizer))
 
 
+@pytest.fixture
+def feeds(tokenizer: Any, texts: list[str]) -> list[export.Feed]:
+    return [export.encode(tokenizer, text, 32) for text in texts[:32]]
+
+
+def count_operators(file: Path) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load(file).graph.node)
+
+
 def test_another_architecture_is_exported_as_well(
-    distil_weights: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    distil_weights: Path, tokenizer: Any, feeds: list[export.Feed], tmp_path: Path
 ) -> None:
-    classifier = TextClassifier.from_pretrained(
-        distil_weights, LABELS, dropout=0.9
-    ).train()  # dropout must not be exported
-    full = tmp_path / "float" / "model.onnx"
-    export.export_model(classifier, tokenizer, full.parent, quantize=False)
-    compare(classifier, full, 400)
-    # Quantized from the same file: exporting takes seconds.
-    monkeypatch.setattr(export, "_export_onnx", lambda _model, path: shutil.copy(full, path))
-    export.export_model(classifier, tokenizer, tmp_path / "int8", quantize=True)
-    sizes = [(tmp_path / kind / "model.onnx").stat().st_size for kind in ("int8", "float")]
+    classifier = TextClassifier.from_pretrained(distil_weights, LABELS, dropout=0.9).train()  # dropout is not exported
+    full = tmp_path / "float"
+    export.export_model(classifier, tokenizer, full, "none", feeds)
+    compare(classifier, full / "model.onnx", 400)
+    assert count_operators(full / "model.onnx")["MultiHeadAttention"] == 2
+    export.export_model(classifier, tokenizer, tmp_path / "int8", "static", feeds)
+    sizes = [(tmp_path / dtype / "model.onnx").stat().st_size for dtype in ("int8", "float")]
     assert sizes[0] < sizes[1]
+    operators = count_operators(tmp_path / "int8" / "model.onnx")
+    assert operators["MatMulIntegerToFloat"] == 12
+    assert operators["MatMul"] == 0
+
+
+@pytest.fixture
+def wrong_mask() -> Iterator[None]:
+    """An architecture for which the mask would have to be another one."""
+    export.AttentionMaskInterface.register(export.FUSED, lambda *_, attention_mask, **__: 0 * attention_mask.int() + 1)
+    yield
+    export.AttentionMaskInterface.register(export.FUSED, export._pass_mask)
+
+
+@pytest.mark.usefixtures("wrong_mask")
+def test_attention_that_would_differ_is_not_fused(
+    classifier: TextClassifier, tokenizer: Any, feeds: list[export.Feed], tmp_path: Path
+) -> None:
+    export.export_model(classifier, tokenizer, tmp_path, "none", feeds)
+    assert count_operators(tmp_path / "model.onnx")["MultiHeadAttention"] == 0
+    compare(classifier, tmp_path / "model.onnx", 400)
+
+
+def test_causal_attention_is_not_fused(
+    classifier: TextClassifier,
+    tokenizer: Any,
+    feeds: list[export.Feed],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(classifier.encoder.encoder.layer[0].attention.self, "is_causal", True)
+    export.export_model(classifier, tokenizer, tmp_path, "none", feeds)
+    assert count_operators(tmp_path / "model.onnx")["MultiHeadAttention"] == 0
+
+
+def test_the_same_weights_give_the_same_bytes_anywhere(
+    classifier: TextClassifier, tokenizer: Any, feeds: list[export.Feed], int8_folder: Path, tmp_path: Path
+) -> None:
+    program = (
+        "import sys, torch; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import elsewhere as export;"
+        "classifier, tokenizer, feeds = torch.load(sys.argv[2], weights_only=False);"
+        "export.export_model(classifier, tokenizer, Path(sys.argv[3]), 'static', feeds)"
+    )
+    torch.save((classifier, tokenizer, feeds), tmp_path / "model.pt")
+    shutil.copy(export.__file__, tmp_path / "elsewhere.py")  # the same code in another folder
+    command = [sys.executable, "-c", program, str(tmp_path), str(tmp_path / "model.pt"), str(tmp_path / "other")]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    export.export_model(classifier, tokenizer, tmp_path / "here", "static", feeds)
+    assert hash_files(tmp_path / "other/model.onnx") == hash_files(tmp_path / "here/model.onnx")
+    content = (tmp_path / "here/model.onnx").read_bytes()
+    assert b".py" not in content
+    assert str(Path(export.__file__).parents[3]).encode() not in content
 
 
 def test_a_bundle_is_three_files_and_int8_is_smaller(int8_folder: Path, float_folder: Path) -> None:
