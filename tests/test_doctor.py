@@ -328,7 +328,7 @@ def test_tracking_server_refuses():
     assert check.status == "problem"
     assert "MLFLOW_TRACKING_URI" in check.remedy
     assert "evergreen runs send" in check.remedy
-    assert doctor.list_failures(checks) == []  # training goes on, and the runs are kept
+    assert doctor.list_failures(checks) == []  # training works, and the runs are kept
     assert "hush" not in repr(checks)
 
 

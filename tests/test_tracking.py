@@ -1,4 +1,4 @@
-"""Tracking: against a real MLflow, with the server there, away, and failing half-way."""
+"""Tracking: against a real MLflow, with the server available, unavailable, and failing half-way."""
 
 import os
 import socket
@@ -15,6 +15,8 @@ import pytest
 
 from evergreen import tracking
 from evergreen.settings import Settings
+
+pytestmark = pytest.mark.slow
 
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -150,13 +152,13 @@ def test_a_failure_half_way_is_made_good(
 
 def test_a_server_that_is_away_keeps_the_record(state: Path, runs: list[tracking.Run]) -> None:
     port = free_port()
-    away = Settings(EVERGREEN_STATE_DIR=state, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}")
+    unavailable = Settings(EVERGREEN_STATE_DIR=state, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}")
     for number, run in enumerate(runs, 1):
-        flushed = tracking.record(run, away)
+        flushed = tracking.record(run, unavailable)
         assert (flushed.sent, flushed.kept) == (0, number)
         assert flushed.problem is not None
         assert "127.0.0.1" in flushed.problem
-    assert tracking.count_pending(away) == 2
+    assert tracking.count_pending(unavailable) == 2
     # The files it was made from may go: the outbox has its own.
     for artifact in runs[0].artifacts:
         artifact.unlink()
@@ -211,9 +213,9 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 def test_what_was_kept_reaches_a_server_that_is_back(state: Path, runs: list[tracking.Run], server: str) -> None:
-    away = Settings(EVERGREEN_STATE_DIR=state, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{free_port()}")
+    unavailable = Settings(EVERGREEN_STATE_DIR=state, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{free_port()}")
     for run in runs:
-        tracking.record(run, away)
+        tracking.record(run, unavailable)
     back = Settings(EVERGREEN_STATE_DIR=state, MLFLOW_TRACKING_URI=server)
     assert tracking.flush(back) == tracking.FlushResult(2, 0)
     check(server)

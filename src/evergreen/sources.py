@@ -57,7 +57,7 @@ def _find_in_package(uri: str, rest: str) -> Path:
     name, _, inner = rest.partition("/")
     if not name or not inner or ".." in Path(rest).parts:
         raise SourceError(f"{uri}: write package:NAME/PATH, a file or folder inside an installed package.")
-    # A distribution's record tells where its files are, without running any of its code.
+    # A distribution's record says where its files are, without running any of its code.
     for distribution in _find_distributions(name):
         for file in distribution.files or []:
             for root in (Path(name), Path(name.replace("-", "_"))):

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 REDUCED = {
     "train.epochs": 1,
@@ -123,10 +125,10 @@ def test_nothing_leaves_the_machine(clone: Path, tmp_path: Path) -> None:
     if not (clone.parent / "repro.log").exists():
         pytest.skip("strace is not installed, or may not trace here: apt-get install strace")
     home = {"HOME": str(clone.parent / "home")}
-    away = home | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "EVERGREEN_STATE_DIR": str(tmp_path / "state")}
+    unavailable = home | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "EVERGREEN_STATE_DIR": str(tmp_path / "state")}
     commands = {
         "predict": (["evergreen", "predict", "@united thanks"], home),
-        "evaluate": (["python", "pipelines/evaluate.py"], away),
+        "evaluate": (["python", "pipelines/evaluate.py"], unavailable),
         "send": (["evergreen", "runs", "send"], home | {"EVERGREEN_STATE_DIR": str(tmp_path / "state")}),
     }
     for name, (command, variables) in commands.items():

@@ -64,7 +64,7 @@ def test_the_same_holds_for_texts_made_of_nasty_parts(text):
 
 @settings(max_examples=200, deadline=None)
 @given(COMPOSED.map(clean), st.sampled_from([str.upper, str.title, lambda text: f"  {text}\n", lambda text: text]))
-def test_normalising_folds_case_and_space(text, change):
+def test_normalizing_folds_case_and_space(text, change):
     ascii_only = text.encode("ascii", "ignore").decode()
     assert normalize(change(ascii_only)) == normalize(ascii_only)
 

@@ -22,6 +22,8 @@ from evergreen.text.metrics import Parity
 from evergreen.text.model import TextClassifier
 from evergreen.text.runtime import Classifier
 
+pytestmark = pytest.mark.slow
+
 LABELS = ["negative", "neutral", "positive"]
 SHAPES = [(1, 1), (1, 2), (1, 32), (2, 7), (3, 19), (17, 5), (33, 31)]
 

@@ -65,7 +65,7 @@ def test_csv_with_a_byte_order_mark(tmp_path, encoding):
     assert read(path, encoding=encoding)[0] == {0: ("café", "neutral")}
 
 
-def test_a_csv_row_that_is_not_valid_is_told_and_the_others_are_read(tmp_path):
+def test_a_csv_row_that_is_not_valid_is_reported_and_the_others_are_read(tmp_path):
     path = write_csv(tmp_path / "a.csv", b"tweet,sentiment\ngood,neutral\nbad \xff\xfe,neutral\nfine,neutral\n")
     rows, unreadable = read(path)
     assert rows == {0: ("good", "neutral"), 2: ("fine", "neutral")}
@@ -73,7 +73,7 @@ def test_a_csv_row_that_is_not_valid_is_told_and_the_others_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 100])
-def test_csv_rows_with_a_wrong_number_of_fields_are_told_with_their_number(tmp_path, batch_rows):
+def test_csv_rows_with_a_wrong_number_of_fields_are_reported_with_their_number(tmp_path, batch_rows):
     content = b"tweet,sentiment\na,neutral\nb,neutral,more\nc,neutral\nd\n\xff,neutral\ne,neutral\n"
     rows, unreadable = read(write_csv(tmp_path / "a.csv", content), batch_rows=batch_rows)
     assert rows == {0: ("a", "neutral"), 2: ("c", "neutral"), 5: ("e", "neutral")}
@@ -95,7 +95,7 @@ def test_row_numbers_hold_beyond_the_first_block_of_a_csv(tmp_path):
     assert all(text.split()[0] == str(number) for number, (text, _) in rows.items())
 
 
-def test_a_csv_of_bad_rows_only_is_told(tmp_path):
+def test_a_csv_of_bad_rows_only_is_reported(tmp_path):
     rows, unreadable = read(write_csv(tmp_path / "a.csv", b"tweet,sentiment\na\nb\n"))
     assert not rows
     assert set(unreadable) == {0, 1}
@@ -109,20 +109,20 @@ def test_other_columns_of_a_csv_may_change_type(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "encoding", "told"),
+    ("content", "encoding", "message"),
     [
         (b"", "utf-8", "empty"),
         (b"\n\n", "utf-8", "empty"),
         (b"tweet,sentiment\nsm\x81ll,neutral\n", "cp1252", "data.encoding"),
     ],
 )
-def test_a_csv_file_that_can_not_be_read_is_a_corpus_error(tmp_path, content, encoding, told):
-    with pytest.raises(CorpusError, match=told) as error:
+def test_a_csv_file_that_can_not_be_read_is_a_corpus_error(tmp_path, content, encoding, message):
+    with pytest.raises(CorpusError, match=message) as error:
         read(write_csv(tmp_path / "a.csv", content), encoding=encoding)
     assert "a.csv" in str(error.value)
 
 
-def test_a_quote_that_is_never_closed_is_told(tmp_path):
+def test_a_quote_that_is_never_closed_is_reported(tmp_path):
     path = write_csv(tmp_path / "a.csv", b'tweet,sentiment\na,neutral\n"b,neutral\n' + b"c,neutral\n" * 500_000)
     rows, unreadable = read(path)
     assert rows == {0: ("a", "neutral")}
@@ -193,8 +193,8 @@ def test_a_saved_dataset(tmp_path):
 def test_a_saved_dataset_with_splits(tmp_path):
     parts = {name: datasets.Dataset.from_list(ROWS[:4]) for name in ("train", "test")}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
-    found = [len(batch.rows) for batch in read_batches(str(tmp_path / "saved"), NAMED, "utf-8", 100)]
-    assert found == [4, 4]
+    sizes = [len(batch.rows) for batch in read_batches(str(tmp_path / "saved"), NAMED, "utf-8", 100)]
+    assert sizes == [4, 4]
 
 
 def test_a_folder_of_files_of_any_format(tmp_path):
@@ -222,7 +222,7 @@ def test_an_unknown_format_is_a_corpus_error(tmp_path, name):
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "saved"])
-def test_a_missing_column_is_told_with_those_there_are(tmp_path, kind):
+def test_a_missing_column_is_reported_with_those_there_are(tmp_path, kind):
     path = tmp_path / f"a.{kind}"
     frame = pd.DataFrame([{"body": "a", "sentiment": "neutral"}])
     match kind:

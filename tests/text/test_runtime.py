@@ -47,10 +47,10 @@ def test_odd_texts_are_answered(int8: Classifier, text: str) -> None:
 @SLOW
 @given(st.lists(ANYTHING, max_size=6))
 def test_any_texts_are_answered(int8: Classifier, texts: list[str]) -> None:
-    answers = int8.predict(texts, 4)
-    assert len(answers) == len(texts)
-    for answer in answers:
-        sound(answer, int8.labels)
+    predictions = int8.predict(texts, 4)
+    assert len(predictions) == len(texts)
+    for prediction in predictions:
+        sound(prediction, int8.labels)
 
 
 def test_a_text_that_becomes_no_token_is_answered(float_folder: Path, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_text_that_becomes_no_token_is_answered(float_folder: Path, tmp_path: 
     assert beside == pytest.approx(alone, abs=1e-5)
 
 
-def test_no_texts_no_answers(int8: Classifier) -> None:
+def test_no_texts_no_predictions(int8: Classifier) -> None:
     assert int8.predict([]) == []
     assert list(int8.predict_stream([])) == []
     assert int8.predict_proba([]).shape == (0, 3)
@@ -73,7 +73,7 @@ def test_no_texts_no_answers(int8: Classifier) -> None:
 def test_answers_keep_the_order_of_the_texts(float32: Classifier, texts: list[str]) -> None:
     some = texts[:50]
     rows = float32.predict_proba(some, 8)
-    assert np.unique(rows.round(4), axis=0).shape[0] > 20  # the model tells the texts apart
+    assert np.unique(rows.round(4), axis=0).shape[0] > 20  # the model distinguishes the texts
     assert float32.predict_proba(some[::-1], 8) == pytest.approx(rows[::-1], abs=1e-5)
     alone = np.concatenate([float32.predict_proba([text]) for text in some])
     assert rows == pytest.approx(alone, abs=1e-5)

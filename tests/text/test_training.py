@@ -21,12 +21,14 @@ from evergreen.text import training
 from evergreen.text.model import TextClassifier, hash_weights
 from evergreen.text.training import TrainingResult
 
+pytestmark = pytest.mark.slow
+
 LABELS = ["negative", "neutral", "positive"]
 WORDS = {"negative": "late lost", "neutral": "gate seat", "positive": "thanks love"}
 
 
 def write(folder: Path, sizes: dict[str, int], words: dict[str, str] = WORDS) -> Path:
-    """An easy corpus: one word of the text gives the label away."""
+    """An easy corpus: one word of the text decides the label."""
     rng = np.random.default_rng(0)
     for split, size in sizes.items():
         labels = rng.choice(LABELS, size)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import sys
 import time
@@ -249,8 +250,8 @@ def _build_arguments(params: TrainParams, seed: int, folder: Path, n_samples: in
     cuda = torch.cuda.is_available()
     devices = max(torch.cuda.device_count(), 1)
     batches = n_samples / (params.batch_size * devices)
-    # However short the training, its end is evaluated.
-    steps = max(1, int(batches * min(params.epochs, 1 / params.evaluations_per_epoch)))
+    # Rounded up, so that the evaluation at the end is not a second one of the same weights.
+    steps = math.ceil(batches * min(params.epochs, 1 / params.evaluations_per_epoch))
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=params.epochs,
