@@ -153,6 +153,19 @@ def test_bundle_answers_from_the_command_line(clone: Path) -> None:
     assert json.loads(output.splitlines()[0])["label"] in ("negative", "neutral", "positive")
 
 
+def test_examples_of_the_classifier_hold(clone: Path) -> None:
+    run(
+        clone,
+        "pytest",
+        "-n0",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--doctest-modules",
+        str(ROOT / "src/evergreen/text/runtime.py"),
+    )
+
+
 def test_experiment_with_a_changed_parameter(clone: Path) -> None:
     output = run(clone, "dvc", "exp", "run", "-S", "evaluate.n_resamples=120", "evaluate")
     assert "Running stage 'evaluate'" in output

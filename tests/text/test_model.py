@@ -73,6 +73,17 @@ def test_too_many_layers_to_freeze_names_the_key(which: str, request: pytest.Fix
         classifier.freeze(embeddings=False, layers=3)
 
 
+def test_embeddings_that_are_not_recognized_name_the_key(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = TextClassifier.from_pretrained(weights, LABELS)
+
+    def refuse() -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(classifier.encoder, "get_input_embeddings", refuse)
+    with pytest.raises(ParamsError, match=r"train\.freeze_embeddings"):
+        classifier.freeze(embeddings=True, layers=0)
+
+
 def test_an_encoder_without_layers_names_the_key() -> None:
     with pytest.raises(ParamsError, match=r"train\.freeze_layers"):
         find_layers(torch.nn.Linear(2, 2))

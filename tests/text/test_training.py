@@ -125,6 +125,12 @@ def test_more_tokens_than_the_model_reads_are_refused(
         training.train(quick(max_length=65), LABELS, 7, easy, tmp_path)
 
 
+def test_a_folder_without_a_model_is_named(quick: Callable[..., TrainParams], easy: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(sources.SourceError, match="empty: not a model that transformers loads"):
+        training.train(quick(base_model=str(tmp_path / "empty")), LABELS, 7, easy, tmp_path)
+
+
 PROGRAM = """
 import json, sys
 from pathlib import Path

@@ -54,10 +54,15 @@ class TextClassifier(nn.Module):
         """Keep the weights of the embeddings and of the lowest `layers` as they are.
 
         Raises:
-            ParamsError: when the encoder has fewer layers, or no stack of them that can be recognized.
+            ParamsError: when the encoder has fewer layers, or its layers or embeddings are not recognized.
         """
         if embeddings:
-            self._frozen.append(self.encoder.get_input_embeddings())
+            try:
+                self._frozen.append(self.encoder.get_input_embeddings())
+            except NotImplementedError as error:
+                raise ParamsError(
+                    "train.freeze_embeddings: this model's embeddings are not recognized. Set it to false."
+                ) from error
             if isinstance(getattr(self.encoder, "embeddings", None), nn.Module):
                 self._frozen.append(self.encoder.embeddings)
         if layers:

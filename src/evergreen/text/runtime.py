@@ -37,8 +37,9 @@ class Classifier:
 
     Example:
         >>> classifier = Classifier.load("models/text")
-        >>> classifier("Thanks for the quick rebooking!").label
-        'positive'
+        >>> prediction = classifier("Thanks for the quick rebooking!")
+        >>> prediction.label in classifier.labels
+        True
     """
 
     def __init__(self, bundle: Bundle, num_threads: int | None = None) -> None:

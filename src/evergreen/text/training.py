@@ -137,13 +137,13 @@ def train(params: TrainParams, labels: list[str], seed: int, data: Path, checkpo
 
     Raises:
         ParamsError: when the parameters don't fit the model.
+        SourceError: when the weights can't be loaded.
     """
     if params.num_threads:
         torch.set_num_threads(params.num_threads)
     set_seed(seed)
     weights = sources.resolve(params.warm_start or params.base_model)
-    tokenizer = AutoTokenizer.from_pretrained(weights)
-    model = TextClassifier.from_pretrained(weights, labels, params.dropout)
+    tokenizer, model = _load(weights, labels, params.dropout)
     model.freeze(params.freeze_embeddings, params.freeze_layers)
     _check_length(params, tokenizer, model)
     data_hash = hash_files(*(data / f"{split}.parquet" for split in SPLITS))
@@ -183,6 +183,16 @@ def train(params: TrainParams, labels: list[str], seed: int, data: Path, checkpo
         train_topics=sorted(training.unique("topic")),
         checkpoints=folder,
     )
+
+
+def _load(weights: Path, labels: list[str], dropout: float) -> tuple[Any, TextClassifier]:
+    try:
+        return AutoTokenizer.from_pretrained(weights), TextClassifier.from_pretrained(weights, labels, dropout)
+    except (OSError, ValueError) as error:  # what transformers raises for a folder that is not a model
+        reason = str(error).strip().splitlines()[0]
+        raise sources.SourceError(
+            f"{weights}: not a model that transformers loads ({reason}). Name another."
+        ) from error
 
 
 def _check_length(params: TrainParams, tokenizer: Any, model: TextClassifier) -> None:
