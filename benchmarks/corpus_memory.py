@@ -1,4 +1,4 @@
-"""Preprocessing in constant memory: peak memory and speed for corpora of growing size.
+"""Peak memory and speed of preprocessing, for corpora of growing size.
 
 A generated CSV of random words, a tenth of them duplicates, is prepared in a process of its own:
 python benchmarks/corpus_memory.py [--rows 100000 1000000 10000000]

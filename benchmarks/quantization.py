@@ -1,4 +1,4 @@
-"""Forms of the bundle side by side: size, accuracy, agreement with float32, whether a text has one answer, speed.
+"""Forms of the bundle side by side: size, accuracy, parity with float32, whether a text has one answer, speed.
 
 Run it after `dvc repro`, with nothing else running: python benchmarks/quantization.py [--rounds N]
 Rounds are interleaved, so that what slows the machine slows every form.
@@ -169,7 +169,7 @@ def main() -> None:
                 y_pred = classifier.predict_proba(batch, BATCH_SIZE).argmax(1)
                 expected = classifiers[FLOAT].predict_proba(batch, BATCH_SIZE).argmax(1)
                 table[name][f"{split}_accuracy"] = float((y_pred == y_true).mean())
-                table[name][f"{split}_label_agreement"] = float((y_pred == expected).mean())
+                table[name][f"{split}_label_parity"] = float((y_pred == expected).mean())
             print(name, {key: round(value, 4) for key, value in table[name].items()}, file=sys.stderr)
     result = {
         "command": " ".join(["python", *sys.argv]),

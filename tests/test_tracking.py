@@ -150,7 +150,7 @@ def test_a_failure_half_way_is_made_good(
     check(settings.tracking_uri)
 
 
-def test_a_server_that_is_away_keeps_the_record(state: Path, runs: list[tracking.Run]) -> None:
+def test_a_server_that_is_unavailable_keeps_the_record(state: Path, runs: list[tracking.Run]) -> None:
     port = free_port()
     unavailable = Settings(EVERGREEN_STATE_DIR=state, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}")
     for number, run in enumerate(runs, 1):

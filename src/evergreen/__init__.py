@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["Bundle", "Classifier", "Prediction"]
 __version__ = version("evergreen")
 
-# Nothing leaves the machine unasked: libraries that report to their makers are told not to before they are imported.
+# Nothing leaves the machine unasked: libraries that report to their makers are set not to before they are imported.
 for _name in (
     "DO_NOT_TRACK",
     "HF_HUB_DISABLE_TELEMETRY",

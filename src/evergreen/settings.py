@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str | None = Field(None, alias="MLFLOW_TRACKING_URI")
     mlflow_experiment: str = Field("evergreen", alias="MLFLOW_EXPERIMENT_NAME")
     tracking_timeout: float = Field(3.0, alias="EVERGREEN_TRACKING_TIMEOUT", gt=0)
-    """Seconds that an unreachable tracking server may cost."""
+    """Seconds to wait for a connection to the tracking server; a request may take ten times as long."""
     s3_endpoint_url: str | None = Field(None, alias="AWS_ENDPOINT_URL")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", alias="EVERGREEN_LOG_LEVEL")
 

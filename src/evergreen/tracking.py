@@ -1,4 +1,4 @@
-"""MLflow records of runs, through an outbox: an unavailable server delays nothing and loses nothing.
+"""MLflow records of runs, through an outbox: an unavailable server delays little and loses nothing.
 
 A record is written to a folder first, then sent. What can't be sent stays, and `evergreen runs send` sends it later.
 """

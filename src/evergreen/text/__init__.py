@@ -1,1 +1,1 @@
-"""The text line: a transformer classifier from corpus to bundle."""
+"""The text pipeline: a transformer classifier from corpus to bundle."""

@@ -1,4 +1,4 @@
-"""The corpus: one schema, cleaning, and a split by hash, for any number of rows in constant memory."""
+"""The corpus: one schema, cleaning, and a split by hash, for corpora larger than memory."""
 
 import re
 import shutil
