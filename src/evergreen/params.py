@@ -151,6 +151,7 @@ class TrainParams(_Section):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegativeFloat
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    encoder_dropout: Annotated[float, Field(ge=0, lt=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     freeze_embeddings: bool
     freeze_layers: NonNegativeInt

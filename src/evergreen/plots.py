@@ -91,7 +91,7 @@ def plot_calibration(curves: Mapping[str, ReliabilityCurve], confidence_level: f
     On the diagonal, confidence means what it says.
     """
     figure, (axes, histogram) = plt.subplots(
-        2, 1, figsize=(5.4, 5.6), sharex=True, height_ratios=(3, 1), layout="constrained"
+        2, 1, figsize=(5.4, 6.2), sharex=True, height_ratios=(3, 1), layout="constrained"
     )
     lowest = min(value for curve in curves.values() for value in curve.confidence)
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":", label="perfectly calibrated")
@@ -110,7 +110,7 @@ def plot_calibration(curves: Mapping[str, ReliabilityCurve], confidence_level: f
         xlim=(max(0.0, lowest - 0.05), 1),
         ylim=(0, 1),
     )
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside lower center")
     histogram.set(xlabel="mean confidence of the bin", ylabel="texts")
     _save(figure, path)
 

@@ -59,6 +59,23 @@ def test_frozen_weights_stay_and_the_others_move(
     assert [name for name in moved if "layer.1." in name]
 
 
+@BOTH
+def test_dropout_of_the_encoder_is_set(
+    which: str, request: pytest.FixtureRequest, tokenizer: Any, texts: list[str]
+) -> None:
+    batch = tokenizer(texts[:4], padding=True, truncation=True, max_length=32, return_tensors="pt")
+    classifier = TextClassifier.from_pretrained(request.getfixturevalue(which), LABELS).train()
+
+    def is_random() -> bool:
+        first, second = (classifier(batch["input_ids"], batch["attention_mask"])["logits"] for _ in range(2))
+        return not torch.equal(first, second)
+
+    classifier.set_encoder_dropout(0.5)
+    assert is_random()
+    classifier.set_encoder_dropout(0.0)
+    assert not is_random()
+
+
 def test_nothing_is_frozen_unless_asked(weights: Path) -> None:
     classifier = TextClassifier.from_pretrained(weights, LABELS)
     classifier.freeze(embeddings=False, layers=0)

@@ -50,6 +50,12 @@ class TextClassifier(nn.Module):
         embedding = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
         return {"logits": self.head(self.dropout(embedding)), "sentence_embedding": embedding}
 
+    def set_encoder_dropout(self, probability: float) -> None:
+        """Set every dropout inside the encoder, of hidden states and of attention."""
+        for module in self.encoder.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = probability
+
     def freeze(self, embeddings: bool, layers: int) -> None:
         """Keep the weights of the embeddings and of the lowest `layers` as they are.
 

@@ -144,6 +144,7 @@ def train(params: TrainParams, labels: list[str], seed: int, data: Path, checkpo
     set_seed(seed)
     weights = sources.resolve(params.warm_start or params.base_model)
     tokenizer, model = _load(weights, labels, params.dropout)
+    model.set_encoder_dropout(params.encoder_dropout)
     model.freeze(params.freeze_embeddings, params.freeze_layers)
     _check_length(params, tokenizer, model)
     data_hash = hash_files(*(data / f"{split}.parquet" for split in SPLITS))
