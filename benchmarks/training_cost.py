@@ -20,12 +20,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 DATA, RESULT = Path("data/text"), Path("benchmarks/results/training_cost.json")
-# What differs from params.yaml; LoRA wants a higher rate than the weights that it adapts.
+REFERENCE: dict[str, Any] = {
+    "epochs": 1.5,
+    "learning_rate": 2e-4,
+    "batch_size": 32,
+    "freeze_embeddings": True,
+    "freeze_layers": 3,
+    "encoder_dropout": 0.1,
+}
+# What differs from the reference; LoRA wants a higher rate than the weights that it adapts.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "as in params.yaml": {},
+    "reference: 1.5 epochs, rate 2e-4, 3 layers frozen": {},
     "2 epochs, rate 1.5e-4": {"epochs": 2.0, "learning_rate": 1.5e-4},
     "rate 3e-4": {"learning_rate": 3e-4},
-    "batches of 16, rate 1.5e-4": {"batch_size": 16, "learning_rate": 1.5e-4},
     "no dropout in the encoder": {"encoder_dropout": 0.0},
     "4 layers frozen, rate 3e-4": {"freeze_layers": 4, "learning_rate": 3e-4},
     "2 layers frozen": {"freeze_layers": 2},
@@ -44,7 +51,7 @@ def measure(setting: str, n_samples: int, seed: int) -> dict[str, float]:
     from evergreen.text.training import train  # noqa: PLC0415
 
     params = Params.load()
-    changes = dict(SETTINGS[setting])
+    changes = REFERENCE | SETTINGS[setting]
     rank = changes.pop("lora", None)
     settings = params.train.model_copy(update={"early_stopping_patience": 99, **changes})
     trainable = 0
@@ -81,7 +88,7 @@ def main() -> None:
     """Run every setting for every seed, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=6000)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -106,7 +113,7 @@ def main() -> None:
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    base = table["as in params.yaml"]["train_runtime"]
+    base = next(iter(table.values()))["train_runtime"]
     print("| setting | relative time | peak memory MB | trainable | accuracy | macro-F1 |\n|---|---|---|---|---|---|")
     for name, row in table.items():
         print(
