@@ -65,17 +65,20 @@ def build_forms(feeds: list[export.Feed]) -> dict[str, Callable[[Path], Any]]:
     products = [node.name for node in plain.graph.node if node.op_type == "MatMul" and node.input[1] in constant]
     int8 = {"weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": True}
 
+    def copy() -> onnx.ModelProto:
+        return onnx.ModelProto.FromString(plain.SerializeToString())  # the library's own forms change what they get
+
     def write_nbits(path: Path) -> None:
         config = DefaultWeightOnlyQuantConfig(block_size=128, is_symmetric=True, accuracy_level=4, bits=8)
-        quantizer = MatMulNBitsQuantizer(onnx.ModelProto.FromString(plain.SerializeToString()), algo_config=config)
+        quantizer = MatMulNBitsQuantizer(copy(), algo_config=config)
         quantizer.process()
         quantizer.model.save_model_to_file(str(path))
 
     return {
-        BASE: lambda path: quantize_dynamic(plain, path, **int8),
+        BASE: lambda path: quantize_dynamic(copy(), path, **int8),
         "static int8, this bundle's": lambda path: onnx.save(quantize(fused, feeds), path),
         "static int8, ONNX Runtime's": lambda path: quantize_static(
-            plain, path, Reader(feeds), quant_format=QuantFormat.QDQ, nodes_to_quantize=products, **int8
+            copy(), path, Reader(feeds), quant_format=QuantFormat.QDQ, nodes_to_quantize=products, **int8
         ),
         "8-bit weights, MatMulNBits": write_nbits,
         "float32, fused attention": lambda path: onnx.save(fused, path),
