@@ -100,6 +100,7 @@ def flush(settings: Settings) -> FlushResult:
         return FlushResult(0, 0)
     if problem := _check_connection(settings):
         return FlushResult(0, len(records), problem)
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")  # its logs go where ours go
     # MLflow would retry for minutes by default.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(max(1, round(settings.tracking_timeout * 10))))
