@@ -21,7 +21,7 @@ def reliability(ece: float) -> dict[str, Any]:
 
 
 @pytest.fixture
-def data() -> DataMetrics:
+def corpus() -> DataMetrics:
     counts = {
         "rows": 0,
         "quarantined": 0,
@@ -80,8 +80,8 @@ def manifest(int8_folder: Path) -> Manifest:
     return Bundle.load(int8_folder).manifest.model_copy(update={"train_samples": 11_263})
 
 
-def test_it_holds_the_numbers(manifest: Manifest, fields: dict[str, Any], data: DataMetrics) -> None:
-    text = " ".join(render_card(manifest, TextMetrics.model_validate(fields), data).split("\n"))
+def test_it_holds_the_numbers(manifest: Manifest, fields: dict[str, Any], corpus: DataMetrics) -> None:
+    text = " ".join(render_card(manifest, TextMetrics.model_validate(fields), corpus).split("\n"))
     for part in (
         "# Model card: text 0.1.0",
         "11,263 texts of airline",
@@ -111,23 +111,23 @@ def test_it_holds_the_numbers(manifest: Manifest, fields: dict[str, Any], data: 
         assert f"*{label}*" in text
 
 
-def test_hubs_can_read_its_metadata(manifest: Manifest, fields: dict[str, Any], data: DataMetrics) -> None:
-    card = ModelCard(render_card(manifest, TextMetrics.model_validate(fields), data))
+def test_hubs_can_read_its_metadata(manifest: Manifest, fields: dict[str, Any], corpus: DataMetrics) -> None:
+    card = ModelCard(render_card(manifest, TextMetrics.model_validate(fields), corpus))
     assert card.data.pipeline_tag == "text-classification"
 
 
 def test_a_warm_start_says_what_it_was_trained_on(
-    manifest: Manifest, fields: dict[str, Any], data: DataMetrics
+    manifest: Manifest, fields: dict[str, Any], corpus: DataMetrics
 ) -> None:
     warm = manifest.model_copy(update={"train_samples": 321})
-    text = render_card(warm, TextMetrics.model_validate(fields), data)
+    text = render_card(warm, TextMetrics.model_validate(fields), corpus)
     assert "321 texts of airline" in text
     assert "holds 11,263: with a warm start" in text
 
 
-def test_a_corpus_of_one_topic_says_so(manifest: Manifest, fields: dict[str, Any], data: DataMetrics) -> None:
+def test_a_corpus_of_one_topic_says_so(manifest: Manifest, fields: dict[str, Any], corpus: DataMetrics) -> None:
     fields["slices"]["unseen_topic"] = {}
-    text = render_card(manifest, TextMetrics.model_validate(fields), data)
+    text = render_card(manifest, TextMetrics.model_validate(fields), corpus)
     assert "accuracy on other topics was not measured" in text
 
 
@@ -149,19 +149,19 @@ def test_a_corpus_of_one_topic_says_so(manifest: Manifest, fields: dict[str, Any
     ids=".".join,
 )
 def test_it_changes_when_a_number_does(
-    manifest: Manifest, fields: dict[str, Any], data: DataMetrics, path: tuple[str, ...]
+    manifest: Manifest, fields: dict[str, Any], corpus: DataMetrics, path: tuple[str, ...]
 ) -> None:
-    before = render_card(manifest, TextMetrics.model_validate(fields), data)
+    before = render_card(manifest, TextMetrics.model_validate(fields), corpus)
     node = fields
     for name in path[:-1]:
         node = node[name]
     node[path[-1]] = node[path[-1]] * 2
-    assert render_card(manifest, TextMetrics.model_validate(fields), data) != before
+    assert render_card(manifest, TextMetrics.model_validate(fields), corpus) != before
 
 
-def test_it_changes_with_the_manifest(manifest: Manifest, fields: dict[str, Any], data: DataMetrics) -> None:
+def test_it_changes_with_the_manifest(manifest: Manifest, fields: dict[str, Any], corpus: DataMetrics) -> None:
     newer = manifest.model_copy(update={"version": "9.8.7", "train_topics": ["coachella"]})
-    text = render_card(newer, TextMetrics.model_validate(fields), data)
+    text = render_card(newer, TextMetrics.model_validate(fields), corpus)
     assert "9.8.7" in text
     assert "coachella" in text
     assert "of airline" not in text
