@@ -135,6 +135,15 @@ def measure_speed(classifiers: dict[str, Classifier], texts: list[str], rounds: 
     }
 
 
+def measure_accuracy(classifier: Classifier, reference: Classifier, rows: pd.DataFrame) -> tuple[float, float]:
+    """Accuracy, and the fraction of labels that float32 gives too."""
+    texts = rows["text"].tolist()
+    y_true = [classifier.labels.index(label) for label in rows["label"]]
+    y_pred = classifier.predict_proba(texts, BATCH_SIZE).argmax(1)
+    expected = reference.predict_proba(texts, BATCH_SIZE).argmax(1)
+    return float((y_pred == y_true).mean()), float((y_pred == expected).mean())
+
+
 def main() -> None:
     """Build every form from the trained weights, measure it, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -167,12 +176,8 @@ def main() -> None:
                 **speeds[name],
             }
             for split in ("validation", "test"):
-                y_true = [manifest.labels.index(label) for label in splits[split]["label"]]
-                batch = splits[split]["text"].tolist()
-                y_pred = classifier.predict_proba(batch, BATCH_SIZE).argmax(1)
-                expected = classifiers[FLOAT].predict_proba(batch, BATCH_SIZE).argmax(1)
-                table[name][f"{split}_accuracy"] = float((y_pred == y_true).mean())
-                table[name][f"{split}_label_parity"] = float((y_pred == expected).mean())
+                accuracy, parity = measure_accuracy(classifier, classifiers[FLOAT], splits[split])
+                table[name] |= {f"{split}_accuracy": accuracy, f"{split}_label_parity": parity}
             print(name, {key: round(value, 4) for key, value in table[name].items()}, file=sys.stderr)
     result = {
         "command": " ".join(["python", *sys.argv]),

@@ -3,10 +3,11 @@
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
@@ -101,39 +102,51 @@ def prepare(data: DataParams, folder: Path) -> CorpusStats:
 
 
 def _partition(data: DataParams, folder: Path, partitions: Path, stats: CorpusStats) -> None:
-    numbers = range(data.num_partitions)
-    writers = {n: pq.ParquetWriter(partitions / f"{n}.parquet", PARTITION) for n in numbers}
     preprocessor = Preprocessor(data)
     read = 0
-    with (folder / "quarantine.csv").open("w", encoding="utf-8", newline="") as quarantine:
-        pd.DataFrame(columns=["corpus", "row", "reason", "text"]).to_csv(quarantine, index=False)
-        try:
-            for number, uri in enumerate(data.corpora):
-                for batch in read_batches(uri, data.columns, data.encoding, data.batch_rows):
-                    valid, invalid = preprocessor.process(batch)
-                    stats.rows += len(batch.rows) + len(batch.unreadable)
-                    stats.quarantined.update(invalid["reason"])
-                    invalid.assign(corpus=number).reindex(columns=["corpus", "row", "reason", "text"]).to_csv(
-                        quarantine, header=False, index=False
-                    )
-                    empty = valid["text"].str.len() < data.min_characters
-                    stats.near_empty += int(empty.sum())
-                    valid = valid[~empty]
-                    # Reading order across corpora decides which of two duplicates stays.
-                    valid = valid.assign(order=range(read, read + len(valid)))
-                    read += len(batch.rows)
-                    partition = valid["text_hash"].map(lambda h: h * data.num_partitions >> 64)
-                    for n, part in valid.astype({"text_hash": "uint64"}).groupby(partition):
-                        writers[int(n)].write_table(pa.Table.from_pandas(part, PARTITION, preserve_index=False))
-        finally:
-            for writer in writers.values():
-                writer.close()
+    with ExitStack() as stack:
+        quarantine = stack.enter_context((folder / "quarantine.csv").open("w", encoding="utf-8", newline=""))
+        _write_rejected(pd.DataFrame(), quarantine, header=True)
+        writers = _open_writers(stack, partitions, map(str, range(data.num_partitions)), PARTITION)
+        for number, batch in _read_corpora(data):
+            valid, invalid = preprocessor.process(batch)
+            stats.rows += len(batch.rows) + len(batch.unreadable)
+            stats.quarantined.update(invalid["reason"])
+            _write_rejected(invalid.assign(corpus=number), quarantine)
+            empty = valid["text"].str.len() < data.min_characters
+            stats.near_empty += int(empty.sum())
+            valid = valid[~empty]
+            # Reading order across corpora decides which of two duplicates stays.
+            valid = valid.assign(order=range(read, read + len(valid)))
+            read += len(batch.rows)
+            partition = valid["text_hash"].map(lambda h: h * data.num_partitions >> 64)
+            for n, part in valid.astype({"text_hash": "uint64"}).groupby(partition):
+                writers[str(n)].write_table(pa.Table.from_pandas(part, PARTITION, preserve_index=False))
+
+
+def _read_corpora(data: DataParams) -> Iterator[tuple[int, Batch]]:
+    for number, uri in enumerate(data.corpora):
+        for batch in read_batches(uri, data.columns, data.encoding, data.batch_rows):
+            yield number, batch
+
+
+def _write_rejected(rows: pd.DataFrame, file: TextIO, header: bool = False) -> None:
+    columns = ["corpus", "row", "reason", "text"]
+    rows.reindex(columns=columns).to_csv(file, header=header, index=False)
+
+
+def _open_writers(
+    stack: ExitStack, folder: Path, names: Iterable[str], schema: pa.Schema
+) -> dict[str, pq.ParquetWriter]:
+    return {
+        name: stack.enter_context(pq.ParquetWriter(folder / f"{name}.parquet", schema, compression="zstd"))
+        for name in names
+    }
 
 
 def _deduplicate(data: DataParams, folder: Path, partitions: Path, stats: CorpusStats) -> None:
-    files = [*SPLITS, "stream"]
-    writers = {name: pq.ParquetWriter(folder / f"{name}.parquet", ARROW, compression="zstd") for name in files}
-    try:
+    with ExitStack() as stack:
+        writers = _open_writers(stack, folder, [*SPLITS, "stream"], ARROW)
         for n in range(data.num_partitions):
             rows = pq.read_table(partitions / f"{n}.parquet").to_pandas().sort_values(["text_hash", "order"])
             labels = rows.groupby("text_hash")["label"].nunique()
@@ -145,11 +158,7 @@ def _deduplicate(data: DataParams, folder: Path, partitions: Path, stats: Corpus
             unique = unique.assign(split=pd.Series(splits, unique.index).where(in_training, "stream"))
             stats.retained.update(unique[["split", "topic", "label"]].itertuples(index=False, name=None))
             for name, part in unique.groupby("split"):
-                table = pa.Table.from_pandas(part[COLUMNS], ARROW, preserve_index=False)
-                writers[str(name)].write_table(table)
-    finally:
-        for writer in writers.values():
-            writer.close()
+                writers[str(name)].write_table(pa.Table.from_pandas(part[COLUMNS], ARROW, preserve_index=False))
 
 
 class Preprocessor:
@@ -212,9 +221,8 @@ class Preprocessor:
         # Spreading a topic evenly over its days needs its size first: one light pass over the corpora.
         if self._totals is None:
             totals: Counter[str] = Counter()
-            for uri in self._data.corpora:
-                for batch in read_batches(uri, self._data.columns, self._data.encoding, self._data.batch_rows):
-                    totals.update(self._match_topics(batch.rows))
+            for _, batch in _read_corpora(self._data):
+                totals.update(self._match_topics(batch.rows))
             self._totals = dict(totals)
         return self._totals
 

@@ -58,10 +58,8 @@ def evaluate(
     y_proba = softmax(logits / classifier.manifest.temperature)
     y_pred = y_proba.argmax(1)
     latency = measure_latency(classifier, texts, params)
-    scores = score(y_true, y_pred, params, seed)
     metrics = TextMetrics(
-        accuracy=scores.accuracy,
-        macro_f1=scores.macro_f1,
+        **dict(score(y_true, y_pred, params, seed)),
         n_samples=len(texts),
         confidence_level=params.confidence_level,
         per_class=score_classes(y_true, y_pred, labels),

@@ -153,18 +153,7 @@ def train(params: TrainParams, labels: list[str], seed: int, data: Path, checkpo
     if params.warm_start:
         training = add_replay(training, weights, params.replay_ratio, seed)
     folder = checkpoints / _fingerprint(params, labels, seed, data_hash, weights)
-    trainer = Trainer(
-        model=model,
-        args=_build_arguments(params, seed, folder, len(training)),
-        train_dataset=training,
-        eval_dataset=validation,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=_compute_metrics,
-        compute_loss_func=_build_loss(params, np.array(training["labels"]), len(labels)),
-        optimizers=(_build_optimizer(model, params), None),
-        callbacks=[EarlyStoppingCallback(params.early_stopping_patience), _Clock(), _EvaluationLines()],
-    )
-    trainer.remove_callback(PrinterCallback)
+    trainer = _build_trainer(model, tokenizer, params, seed, folder, training, validation)
     last = _find_checkpoint(folder)
     trainer.train(resume_from_checkpoint=last, ignore_keys_for_eval=_UNUSED_OUTPUTS)
     # Its own labels beside the logits: texts come back grouped by length, not in the order of the file.
@@ -184,6 +173,30 @@ def train(params: TrainParams, labels: list[str], seed: int, data: Path, checkpo
         train_topics=sorted(training.unique("topic")),
         checkpoints=folder,
     )
+
+
+def _build_trainer(
+    model: TextClassifier,
+    tokenizer: Any,
+    params: TrainParams,
+    seed: int,
+    folder: Path,
+    training: datasets.Dataset,
+    validation: datasets.Dataset,
+) -> Trainer:
+    trainer = Trainer(
+        model=model,
+        args=_build_arguments(params, seed, folder, len(training)),
+        train_dataset=training,
+        eval_dataset=validation,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=_compute_metrics,
+        compute_loss_func=_build_loss(params, np.array(training["labels"]), model.head.out_features),
+        optimizers=(_build_optimizer(model, params), None),
+        callbacks=[EarlyStoppingCallback(params.early_stopping_patience), _Clock(), _EvaluationLines()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _load(weights: Path, labels: list[str], dropout: float) -> tuple[Any, TextClassifier]:
