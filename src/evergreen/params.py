@@ -190,6 +190,46 @@ class EvaluateParams(_Section):
     currency: Name
 
 
+class ClipParams(_Section):
+    """How a video is read."""
+
+    fps: PositiveFloat | None = None
+    """Frames per second to keep; None keeps all."""
+    height: Annotated[int, Field(ge=8)]
+    width: Annotated[int, Field(ge=8)]
+    color: bool
+    window: PositiveInt
+    stride: PositiveInt
+
+
+class DiffusionParams(_Section):
+    """The diffusion model of normal frames, and its training."""
+
+    context: list[Annotated[int, Field(lt=0)]]
+    """Offsets of the predecessors that it sees, in frames."""
+    channels: Annotated[list[Annotated[int, Field(ge=8, multiple_of=8)]], Field(min_length=1)]
+    layers_per_block: PositiveInt
+    num_train_timesteps: PositiveInt
+    steps: NonNegativeInt
+    batch_size: PositiveInt
+    crop_size: Annotated[int, Field(ge=8)]
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    checkpoint_steps: PositiveInt
+
+
+class ReconstructionParams(_Section):
+    """How the reconstruction error is taken."""
+
+    method: Literal["one_step", "ddim"]
+    timesteps: Annotated[list[NonNegativeInt], Field(min_length=1)]
+    """Noise levels of `one_step`."""
+    noise_draws: PositiveInt
+    ddim_steps: PositiveInt
+    ddim_depth: PositiveInt
+    """Timestep that `ddim` inverts up to."""
+
+
 class Params(_Section):
     """All of `params.yaml`."""
 
