@@ -14,15 +14,16 @@ def main() -> None:
     """Measure the bundle on the test set, beside the baselines."""
     params = Params.load()
     settings = Settings.load()
-    import pandas as pd  # noqa: PLC0415 - once the parameters are right
+    # Imported once the parameters are right, since this takes seconds.
+    import pandas as pd
 
-    from evergreen.text.bundle import Bundle  # noqa: PLC0415
-    from evergreen.text.card import render_card  # noqa: PLC0415
-    from evergreen.text.evaluation import evaluate  # noqa: PLC0415
-    from evergreen.text.metrics import DataMetrics, TrainingMetrics  # noqa: PLC0415
-    from evergreen.text.report import write_report  # noqa: PLC0415
-    from evergreen.text.runtime import Classifier  # noqa: PLC0415
-    from evergreen.tracking import Run, record  # noqa: PLC0415
+    from evergreen.text.bundle import Bundle
+    from evergreen.text.card import render_card
+    from evergreen.text.evaluation import evaluate
+    from evergreen.text.metrics import DataMetrics, TrainingMetrics
+    from evergreen.text.report import write_report
+    from evergreen.text.runtime import Classifier
+    from evergreen.tracking import Run, record
 
     bundle = Bundle.load(BUNDLE)
     classifier = Classifier(bundle, params.evaluate.num_threads)

@@ -11,9 +11,10 @@ DATA, METRICS, REPORTS = Path("data/text"), Path("metrics"), Path("reports/text"
 def main() -> None:
     """Clean, check and split the corpora."""
     params = Params.load().data
-    from evergreen.plots import plot_class_counts  # noqa: PLC0415 - once the parameters are right
-    from evergreen.text.corpus import prepare  # noqa: PLC0415
-    from evergreen.text.profile import describe, summarize  # noqa: PLC0415
+    # Imported once the parameters are right, since this takes seconds.
+    from evergreen.plots import plot_class_counts
+    from evergreen.text.corpus import prepare
+    from evergreen.text.profile import describe, summarize
 
     stats = prepare(params, DATA)
     metrics = summarize(stats)

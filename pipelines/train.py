@@ -14,9 +14,10 @@ def main() -> None:
     """Train, export, and check that the bundle agrees with the torch model."""
     params = Params.load()
     settings = Settings.load()
-    from evergreen.text.export import check_parity, export_bundle  # noqa: PLC0415 - once the parameters are right
-    from evergreen.text.training import train  # noqa: PLC0415
-    from evergreen.tracking import Run, record  # noqa: PLC0415
+    # Imported once the parameters are right, since this takes seconds.
+    from evergreen.text.export import check_parity, export_bundle
+    from evergreen.text.training import train
+    from evergreen.tracking import Run, record
 
     result = train(params.train, params.data.labels, params.seed, DATA, settings.state_dir / "checkpoints")
     weights_hash = result.save_pretrained(WEIGHTS)
