@@ -6,16 +6,15 @@ python benchmarks/corpus_memory.py [--rows 100000 1000000 10000000]
 
 import argparse
 import json
-import platform
 import random
 import resource
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from record import save_result
 
 RESULT = Path("benchmarks/results/corpus_memory.json")
 
@@ -67,15 +66,7 @@ def main() -> None:
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             table.append({**json.loads(done.stdout.splitlines()[-1]), "file_mb": path.stat().st_size / 1e6})
         print(table[-1], flush=True)
-    result = {
-        "command": f"python benchmarks/corpus_memory.py --rows {' '.join(map(str, args.rows))}",
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}",
-        "packages": {name: version(name) for name in ("pandas", "pyarrow", "pandera")},
-        "table": table,
-    }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    save_result(RESULT, ("pandas", "pyarrow", "pandera"), table=table)
 
 
 if __name__ == "__main__":

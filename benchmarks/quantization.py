@@ -5,14 +5,9 @@ Rounds are interleaved, so that what slows the machine slows every form.
 """
 
 import argparse
-import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -29,11 +24,13 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+from record import save_result
 from transformers import AutoTokenizer
 
 from evergreen.params import Params
 from evergreen.text import export
 from evergreen.text.bundle import MODEL, Bundle
+from evergreen.text.evaluation import encode_labels
 from evergreen.text.model import TextClassifier
 from evergreen.text.quantization import quantize
 from evergreen.text.runtime import Classifier, softmax
@@ -135,13 +132,18 @@ def measure_speed(classifiers: dict[str, Classifier], texts: list[str], rounds: 
     }
 
 
-def measure_accuracy(classifier: Classifier, reference: Classifier, rows: pd.DataFrame) -> tuple[float, float]:
-    """Accuracy, and the fraction of labels that float32 gives too."""
+def measure_accuracy(classifiers: dict[str, Classifier], rows: pd.DataFrame, split: str) -> dict[str, dict[str, float]]:
+    """Accuracy of each form, and the fraction of labels that float32 gives too."""
+    y_true = encode_labels(rows["label"], classifiers[FLOAT].labels)
     texts = rows["text"].tolist()
-    y_true = [classifier.labels.index(label) for label in rows["label"]]
-    y_pred = classifier.predict_proba(texts, BATCH_SIZE).argmax(1)
-    expected = reference.predict_proba(texts, BATCH_SIZE).argmax(1)
-    return float((y_pred == y_true).mean()), float((y_pred == expected).mean())
+    y_pred = {name: model.predict_proba(texts, BATCH_SIZE).argmax(1) for name, model in classifiers.items()}
+    return {
+        name: {
+            f"{split}_accuracy": float((predicted == y_true).mean()),
+            f"{split}_label_parity": float((predicted == y_pred[FLOAT]).mean()),
+        }
+        for name, predicted in y_pred.items()
+    }
 
 
 def main() -> None:
@@ -166,6 +168,7 @@ def main() -> None:
             classifiers[name] = Classifier(bundle, params.evaluate.num_threads)
             sizes[name] = bundle.size_bytes / 1e6
         speeds = measure_speed(classifiers, splits["test"]["text"].tolist()[:640], args.rounds)
+        accuracies = [measure_accuracy(classifiers, splits[split], split) for split in ("validation", "test")]
         table: dict[str, dict[str, float]] = {}
         for name, classifier in classifiers.items():
             difference, changed = measure_invariance(classifier, splits["validation"]["text"].tolist(), params.seed)
@@ -175,26 +178,10 @@ def main() -> None:
                 "alone_changed_labels": changed,
                 **speeds[name],
             }
-            for split in ("validation", "test"):
-                accuracy, parity = measure_accuracy(classifier, classifiers[FLOAT], splits[split])
-                table[name] |= {f"{split}_accuracy": accuracy, f"{split}_label_parity": parity}
+            for scores in accuracies:
+                table[name] |= scores[name]
             print(name, {key: round(value, 4) for key, value in table[name].items()}, file=sys.stderr)
-    result = {
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} processors, {_describe_processor()}",
-        "packages": {name: version(name) for name in ("onnxruntime", "onnx", "torch", "transformers")},
-        "table": table,
-    }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-
-
-def _describe_processor() -> str:
-    """Which integer instructions there are decides what int8 gains."""
-    info = Path("/proc/cpuinfo")
-    flags = info.read_text() if info.exists() else ""
-    return "AVX-512 VNNI" if "avx512_vnni" in flags else "AVX-VNNI" if "avx_vnni" in flags else "no VNNI"
+    save_result(RESULT, ("onnxruntime", "onnx", "torch", "transformers"), table=table)
 
 
 if __name__ == "__main__":

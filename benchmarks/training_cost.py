@@ -7,17 +7,15 @@ Run it after `dvc repro preprocess`, with nothing else running: python benchmark
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from record import save_result
 
 DATA, RESULT = Path("data/text"), Path("benchmarks/results/training_cost.json")
 REFERENCE: dict[str, Any] = {
@@ -103,16 +101,7 @@ def main() -> None:
             done = subprocess.run([sys.executable, __file__, *own], stdout=subprocess.PIPE, text=True, check=True)
             measured.append(json.loads(done.stdout.splitlines()[-1]))
     table = {name: {key: mean(run[key] for run in many) for key in many[0]} for name, many in runs.items()}
-    result = {
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} processors",
-        "packages": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
-        "table": table,
-        "runs": runs,
-    }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    save_result(RESULT, ("torch", "transformers", "peft", "accelerate"), table=table, runs=runs)
     base = next(iter(table.values()))["train_runtime"]
     print("| setting | relative time | peak memory MB | trainable | accuracy | macro-F1 |\n|---|---|---|---|---|---|")
     for name, row in table.items():
