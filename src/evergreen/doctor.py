@@ -71,10 +71,11 @@ def list_failures(checks: list[CheckResult]) -> list[CheckResult]:
 
 _PURPOSES = {
     "train": "the pipeline",
+    "video": "the video pipeline",
     "serve": "the service",
     "monitor": "drift reports",
     "scale": "data that one machine can't read",
-    "demo": "the default texts and weights",
+    "demo": "the default texts, weights and video",
     "dev": "tests and checks",
 }
 

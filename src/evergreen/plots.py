@@ -9,6 +9,8 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
+from evergreen.metrics import Estimate
+
 mpl.use("agg")
 from matplotlib import pyplot as plt
 
@@ -27,14 +29,6 @@ plt.rcParams.update(
         "svg.hashsalt": "evergreen",
     }
 )
-
-
-class Interval(Protocol):
-    """A value with its interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class ReliabilityCurve(Protocol):
@@ -143,7 +137,7 @@ def plot_training_curve(history: Any, path: Path) -> None:
 
 
 def plot_comparison(
-    models: Mapping[str, Mapping[str, Interval]], n_samples: int, confidence_level: float, path: Path
+    models: Mapping[str, Mapping[str, Estimate]], n_samples: int, confidence_level: float, path: Path
 ) -> None:
     """Draw models side by side, {model: {metric: estimate}}, the last one in color."""
     metrics = list(next(iter(models.values())))

@@ -1,9 +1,8 @@
 """How good the bundle is: scores with intervals, calibration, slices, latency, cost, and the baselines beside it."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -178,18 +177,13 @@ def score_slices(
     slices: "pd.Series[str]", y_true: Indices, y_pred: Indices, params: EvaluateParams, seed: int
 ) -> dict[str, SliceScore]:
     """Accuracy on each slice, with its interval and the number of texts; `slices` names the slice of each text."""
-    categories = slices.cat.categories if isinstance(slices.dtype, pd.CategoricalDtype) else sorted(slices.unique())
-    return dict(_score_slices(slices.to_numpy(), list(categories), y_true, y_pred, params, seed))
-
-
-def _score_slices(
-    slices: NDArray[Any], names: list[str], y_true: Indices, y_pred: Indices, params: EvaluateParams, seed: int
-) -> Iterator[tuple[str, SliceScore]]:
-    for name in names:
-        mask = slices == name
+    scores = {}
+    for name in slices.astype("category").cat.categories:  # in their own order, else sorted
+        mask = (slices == name).to_numpy()
         if mask.any():
             estimate = bootstrap(accuracy, y_true[mask], y_pred[mask], params, seed)
-            yield name, SliceScore(**estimate.model_dump(), n_samples=int(mask.sum()))
+            scores[str(name)] = SliceScore(**estimate.model_dump(), n_samples=int(mask.sum()))
+    return scores
 
 
 def score_unseen_topics(

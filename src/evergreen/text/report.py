@@ -26,7 +26,10 @@ def write_report(
     plot_calibration(curves, metrics.confidence_level, pictures[1])
     models: dict[str, Scores] = {display_name(name): scores for name, scores in metrics.baselines.items()}
     models["this bundle"] = metrics
-    compared = {name: {"accuracy": scores.accuracy, "macro-F1": scores.macro_f1} for name, scores in models.items()}
+    compared = {
+        name: {display_name(metric): getattr(scores, metric) for metric in Scores.model_fields}
+        for name, scores in models.items()
+    }
     plot_comparison(compared, metrics.n_samples, metrics.confidence_level, pictures[2])
     plot_training_curve(pd.read_csv(folder / "training.csv"), pictures[3])
     return pictures
