@@ -17,9 +17,9 @@ import pytest
 from typer.testing import CliRunner
 
 from evergreen import cli, doctor
+from evergreen.bundle import MANIFEST
 from evergreen.doctor import CheckResult
 from evergreen.settings import Settings
-from evergreen.text.bundle import MANIFEST
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from evergreen import cli, stage, tracking
+from evergreen.bundle import BundleError
 from evergreen.errors import EvergreenError, exit_on_error
 from evergreen.params import ParamsError
 from evergreen.settings import SettingsError
 from evergreen.sources import SourceError
-from evergreen.text.bundle import BundleError
 from evergreen.text.inputs import FormatError
 
 pytestmark = pytest.mark.usefixtures("clean_environment")

@@ -97,7 +97,7 @@ def check(uri: str) -> None:
     assert run.data.tags["git_commit"]
     assert {f.path for f in client.list_artifacts(run.info.run_id)} == {"training.png", "card.md", "bundle"}
     assert [f.path for f in client.list_artifacts(run.info.run_id, "bundle")] == ["bundle/bundle.json"]
-    [version] = client.search_model_versions(f"name = '{tracking.REGISTERED}'")
+    [version] = client.search_model_versions("name = 'evergreen-text'")
     assert version.run_id == run.info.run_id
     assert version.source.endswith("/artifacts/bundle")
 
@@ -122,7 +122,7 @@ def test_another_key_is_another_run_and_version(settings: Settings, runs: list[t
     client = mlflow.MlflowClient(settings.tracking_uri)
     experiment = client.get_experiment_by_name("evergreen")
     assert len(client.search_runs([experiment.experiment_id])) == 2
-    versions = client.search_model_versions(f"name = '{tracking.REGISTERED}'")
+    versions = client.search_model_versions("name = 'evergreen-text'")
     assert {v.version for v in versions} == {"1", "2"} or {v.version for v in versions} == {1, 2}
 
 

@@ -15,12 +15,13 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from evergreen import tracking
+from evergreen.bundle import MANIFEST
 from evergreen.errors import EvergreenError
 from evergreen.logs import redact
 from evergreen.params import Params, ParamsError
 from evergreen.settings import Settings
 from evergreen.sources import resolve
-from evergreen.text.bundle import MANIFEST, Bundle
+from evergreen.text.bundle import Bundle
 
 BUNDLE, DVC, PARAMS = Path("models/text"), Path(".dvc"), Path("params.yaml")
 

@@ -19,7 +19,6 @@ from evergreen.logs import get_logger, redact
 from evergreen.settings import Settings
 
 log = get_logger(__name__)
-REGISTERED = "evergreen-text"
 
 
 class Manifest(Protocol):
@@ -40,7 +39,7 @@ class Run:
         params, metrics: nested; the names are joined with dots.
         steps: rows with `step` and numbers, drawn by MLflow as curves.
         artifacts: files to keep with the run.
-        bundle: a bundle to keep with the run and to register as a model version.
+        bundle: a bundle to keep with the run and to register as a version of `model`.
     """
 
     key: str
@@ -51,12 +50,14 @@ class Run:
     tags: dict[str, str] = field(default_factory=dict)
     artifacts: list[Path] = field(default_factory=list)
     bundle: Path | None = None
+    model: str = "evergreen-text"
 
     @classmethod
     def of_bundle(cls, manifest: Manifest, stage: str, **fields: Any) -> Self:
         """Describe what a stage did for a bundle: the records of all its stages become one MLflow run."""
         tags = {"data_hash": manifest.data_hash, "stage": stage}
-        return cls(manifest.run, f"{manifest.name} {manifest.version}", tags=tags, **fields)
+        name = f"{manifest.name} {manifest.version}"
+        return cls(manifest.run, name, tags=tags, model=f"evergreen-{manifest.name}", **fields)
 
 
 @dataclass
@@ -180,21 +181,21 @@ def _send(folder: Path, settings: Settings) -> None:
         client.log_artifacts(run_id, str(folder / "artifacts"))
     if (folder / "bundle").is_dir():
         client.log_artifacts(run_id, str(folder / "bundle"), "bundle")
-        _register(client, run_id, run["key"])
+        _register(client, run_id, run["key"], run.get("model", "evergreen-text"))
     client.set_terminated(run_id, "FINISHED", end_time=run["at"])
 
 
-def _register(client: Any, run_id: str, key: str) -> None:
+def _register(client: Any, run_id: str, key: str, model: str) -> None:
     from mlflow.exceptions import MlflowException  # noqa: PLC0415
 
     try:
-        client.create_registered_model(REGISTERED)
+        client.create_registered_model(model)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    if not any(v.run_id == run_id for v in client.search_model_versions(f"name = '{REGISTERED}'")):
+    if not any(v.run_id == run_id for v in client.search_model_versions(f"name = '{model}'")):
         source = f"{client.get_run(run_id).info.artifact_uri}/bundle"
-        client.create_model_version(REGISTERED, source, run_id, tags={"evergreen.run": key})
+        client.create_model_version(model, source, run_id, tags={"evergreen.run": key})
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

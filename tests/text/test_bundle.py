@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evergreen.text import bundle
-from evergreen.text.bundle import FORMAT, Bundle, BundleError, hash_files
+from evergreen import bundle
+from evergreen.bundle import BundleError, hash_files
+from evergreen.text.bundle import FORMAT, Bundle
 from evergreen.text.runtime import Classifier
 
 FILES = ["model.onnx", "tokenizer.json"]
@@ -30,7 +31,7 @@ def forge(folder: Path, **changes: Any) -> None:
     """Change fields as somebody would who writes a right digest."""
     fields = read(folder) | changes
     del fields["digest"]
-    (folder / "bundle.json").write_bytes(bundle._serialize(fields | {"digest": bundle._digest(fields)}))
+    (folder / "bundle.json").write_bytes(bundle.serialize(fields | {"digest": bundle.compute_digest(fields)}))
 
 
 def test_a_whole_bundle_gives_its_manifest(folder: Path) -> None:

@@ -15,9 +15,10 @@ import onnxruntime
 import pytest
 import torch
 
+from evergreen.bundle import hash_files
 from evergreen.params import Params
 from evergreen.text import export
-from evergreen.text.bundle import Bundle, hash_files
+from evergreen.text.bundle import Bundle
 from evergreen.text.metrics import Parity
 from evergreen.text.model import TextClassifier
 from evergreen.text.runtime import Classifier

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from evergreen.bundle import BundleError
 from evergreen.logs import get_logger
 from evergreen.params import ExportParams, Params
-from evergreen.text.bundle import MODEL, TOKENIZER, Bundle, BundleError, CleaningRules, Manifest
+from evergreen.text.bundle import MODEL, TOKENIZER, Bundle, CleaningRules, Manifest
 from evergreen.text.cleaning import VERSION
 from evergreen.text.metrics import Parity
 from evergreen.text.model import TextClassifier

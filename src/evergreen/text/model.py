@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel
 
+from evergreen.bundle import hash_files
 from evergreen.params import ParamsError
-from evergreen.text.bundle import hash_files
 
 WEIGHTS, HEAD, LABELS = "model.safetensors", "head.safetensors", "labels.json"
 

@@ -11,7 +11,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from evergreen.text.bundle import MODEL, TOKENIZER, Bundle, BundleError
+from evergreen.bundle import BundleError
+from evergreen.text.bundle import MODEL, TOKENIZER, Bundle
 from evergreen.text.cleaning import VERSION, build_cleaner
 
 Floats = NDArray[np.float32]

@@ -35,9 +35,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
 from evergreen import sources
+from evergreen.bundle import hash_files
 from evergreen.logs import get_logger
 from evergreen.params import ParamsError, TrainParams
-from evergreen.text.bundle import hash_files
 from evergreen.text.metrics import Parity, TrainingMetrics, ValidationScores
 from evergreen.text.model import TextClassifier, hash_weights
 from evergreen.text.splits import SPLITS
