@@ -69,6 +69,17 @@ def test_parameters_are_frozen():
         (put("data.public_handles", ["@united"]), ["data.public_handles.0", "'@united'", "pattern"]),
         (put("data.num_partitions", 0), ["data.num_partitions", "0", "greater than or equal to 1"]),
         (put("export.version", "1.0"), ["export.version", "'1.0'", "pattern"]),
+        (put("video.test_size", 0.5), ["normal_fraction + validation_size + test_size", "1.15", "ess than 1"]),
+        (put("video.test_kinds", ["patch", "warp"]), ["train_kinds and test_kinds", "['patch']", "one of them"]),
+        (put("video.train_kinds", ["fire"]), ["video.train_kinds.0", "'fire'", "freeze"]),
+        (put("video.sequence_frames", 8), ["video.sequence_frames", "8", "clips.window"]),
+        (put("clips.height", 66), ["clips.height and width", "66 and 152", "Multiples of 4"]),
+        (put("clips.stride", 17), ["stride", "17", "At most window (16)"]),
+        (put("diffusion.base_model", "hf://a/b"), ["context", "[-4, -2]", "base_model"]),
+        (put("diffusion.context", [0]), ["diffusion.context.0", "less than 0"]),
+        (put("reconstruction.timesteps", [1000]), ["reconstruction.timesteps", "[1000]", "Below 1000"]),
+        (put("reconstruction.method", "magic"), ["reconstruction.method", "'magic'", "one_step"]),
+        (put("cnn_lstm.block", 65), ["cnn_lstm.block", "65", "clips.height"]),
     ],
 )
 def test_error_gives_key_value_and_what_is_allowed(raw, change, parts):
@@ -187,7 +198,7 @@ def rewrite(path: Path, pattern: str, new: str) -> Path:
 
 @pytest.mark.parametrize(("written", "value"), [("1e-4", 1e-4), ("2E-05", 2e-5), ("1", 1.0)])
 def test_numbers_as_dvc_writes_them(tmp_path, written, value):
-    path = rewrite(tmp_path / "p.yaml", r"^  learning_rate: \S+", f"  learning_rate: {written}")
+    path = rewrite(tmp_path / "p.yaml", r"^  learning_rate: 2.0e-4", f"  learning_rate: {written}")
     assert Params.load(path).train.learning_rate == value
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from evergreen import __version__, logs
+from evergreen import __version__, cli_video, logs
 from evergreen.errors import EvergreenError, exit_on_error, redact_tracebacks
 from evergreen.settings import Settings
 
@@ -51,6 +51,7 @@ runs_app = typer.Typer(help="Tracked runs.", epilog="Example: evergreen runs sen
 app.add_typer(params_app, name="params")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(runs_app, name="runs")
+app.add_typer(cli_video.app, name="video")
 
 
 def main() -> None:

@@ -190,6 +190,39 @@ class EvaluateParams(_Section):
     currency: Name
 
 
+AnomalyKind = Literal["patch", "skip", "shuffle", "warp", "freeze"]
+
+
+class VideoParams(_Section):
+    """Which videos the video pipeline learns from, and how they are divided."""
+
+    source: Name
+    labels: Name | None = None
+    normal_fraction: Annotated[float, Field(gt=0, lt=1)]
+    """Of the frames that the diffusion model may see, from the start of each clip."""
+    validation_size: Annotated[float, Field(gt=0, lt=1)]
+    test_size: Annotated[float, Field(gt=0, lt=1)]
+    max_normal_frames: PositiveInt
+    sequence_frames: Annotated[int, Field(ge=4)]
+    synthetic_sequences: PositiveInt
+    train_kinds: Annotated[list[AnomalyKind], Field(min_length=1)]
+    test_kinds: Annotated[list[AnomalyKind], Field(min_length=1)]
+    max_difference: Fraction
+    """Of a score, between the bundle and torch, and between a window alone and in a batch."""
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> Self:
+        total = self.normal_fraction + self.validation_size + self.test_size
+        if total >= 1:
+            raise ValueError(
+                f"normal_fraction + validation_size + test_size: {total:g}. Less than 1, to leave some to train on"
+            )
+        if both := set(self.train_kinds) & set(self.test_kinds):
+            raise ValueError(f"train_kinds and test_kinds: both hold {sorted(both)}. Each kind in one of them")
+        return self
+
+
 class ClipParams(_Section):
     """How a video is read."""
 
@@ -198,24 +231,43 @@ class ClipParams(_Section):
     height: Annotated[int, Field(ge=8)]
     width: Annotated[int, Field(ge=8)]
     color: bool
-    window: PositiveInt
+    window: Annotated[int, Field(ge=2)]
+    """Frames that the CNN+LSTM sees at a time."""
     stride: PositiveInt
+    """Frames between the starts of two windows."""
+    cut_threshold: PositiveFloat | None = None
+    """Mean change of gray, of 255, from which a frame begins a new shot; None: a fixed camera, no cuts."""
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> Self:
+        if self.stride > self.window:
+            raise ValueError(f"stride: {self.stride}. At most window ({self.window}), or frames would be skipped")
+        return self
 
 
 class DiffusionParams(_Section):
     """The diffusion model of normal frames, and its training."""
 
+    base_model: Name | None = None
+    """An unconditional diffusers model to start from, in place of `channels` and `layers_per_block`."""
     context: list[Annotated[int, Field(lt=0)]]
     """Offsets of the predecessors that it sees, in frames."""
     channels: Annotated[list[Annotated[int, Field(ge=8, multiple_of=8)]], Field(min_length=1)]
     layers_per_block: PositiveInt
     num_train_timesteps: PositiveInt
     steps: NonNegativeInt
+    """0 leaves the model untrained, or as it was loaded."""
     batch_size: PositiveInt
     crop_size: Annotated[int, Field(ge=8)]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
     checkpoint_steps: PositiveInt
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> Self:
+        if self.base_model is not None and self.context:
+            raise ValueError(f"context: {self.context}. Empty with base_model, which was trained on single frames")
+        return self
 
 
 class ReconstructionParams(_Section):
@@ -228,6 +280,27 @@ class ReconstructionParams(_Section):
     ddim_steps: PositiveInt
     ddim_depth: PositiveInt
     """Timestep that `ddim` inverts up to."""
+    batch_size: PositiveInt
+    """Frames at a time."""
+
+
+class CnnLstmParams(_Section):
+    """The judge of error maps, and its training."""
+
+    block: Annotated[int, Field(ge=2)]
+    """Pixels along the edge of the blocks whose mean error it sees."""
+    channels: PositiveInt
+    layers: PositiveInt
+    hidden_size: PositiveInt
+    smoothing: PositiveInt
+    """Frames that its starting point, the largest block's error, is averaged over."""
+    steps: NonNegativeInt
+    evaluation_steps: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    weight_decay: NonNegativeFloat
+    cost_ratio: PositiveFloat
+    """What a missed anomaly costs, in false alarms."""
 
 
 class Params(_Section):
@@ -238,6 +311,31 @@ class Params(_Section):
     train: TrainParams
     export: ExportParams
     evaluate: EvaluateParams
+    video: VideoParams
+    clips: ClipParams
+    diffusion: DiffusionParams
+    reconstruction: ReconstructionParams
+    cnn_lstm: CnnLstmParams
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> Self:
+        problems, clips = [], self.clips
+        factor = 2 ** (len(self.diffusion.channels) - 1)
+        if self.diffusion.base_model is None and (clips.height % factor or clips.width % factor):
+            problems.append(
+                f"clips.height and width: {clips.height} and {clips.width}. Multiples of {factor}, since "
+                f"diffusion.channels has {len(self.diffusion.channels)} levels"
+            )
+        if self.cnn_lstm.block > min(clips.height, clips.width):
+            problems.append(f"cnn_lstm.block: {self.cnn_lstm.block}. At most clips.height and width")
+        if self.video.sequence_frames < clips.window:
+            problems.append(f"video.sequence_frames: {self.video.sequence_frames}. At least clips.window")
+        limit = self.diffusion.num_train_timesteps
+        if self.reconstruction.method == "one_step" and max(self.reconstruction.timesteps) >= limit:
+            problems.append(f"reconstruction.timesteps: {self.reconstruction.timesteps}. Below {limit}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
 
     @classmethod
     def load(cls, path: str | Path = "params.yaml") -> Self:

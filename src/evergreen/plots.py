@@ -162,3 +162,92 @@ def plot_comparison(
         axis.set_yticks(range(len(names)), names)
     figure.supxlabel(f"{n_samples:,} test texts, {confidence_level:.0%} bootstrap intervals", fontsize=9)
     _save(figure, path)
+
+
+def plot_timeline(
+    seconds: Sequence[float],
+    scores: Sequence[float],
+    threshold: float,
+    ranges: Sequence[tuple[float, float]],
+    title: str,
+    path: Path,
+) -> None:
+    """Draw the score of each frame over time, with the threshold and the ranges that were detected, in seconds."""
+    figure, axes = plt.subplots(figsize=(9, 2.8), layout="constrained")
+    step = (seconds[-1] - seconds[0]) / max(len(seconds) - 1, 1)
+    for number, (start, end) in enumerate(ranges):
+        label = "detected" if number == 0 else None
+        axes.axvspan(start - step / 2, end + step / 2, color=COLORS[2], alpha=0.3, linewidth=0, label=label)
+    axes.plot(seconds, scores, color=COLORS[0], linewidth=1.2, label="score of the frame")
+    axes.axhline(threshold, color="grey", linewidth=1, linestyle=":", label=f"threshold {threshold:.2f}")
+    axes.set(title=title, xlabel="seconds", ylabel="probability of an anomaly", ylim=(0, 1.02))
+    axes.set_xlim(seconds[0], max(seconds[-1], seconds[0] + 0.1))
+    figure.legend(frameon=False, loc="outside lower center", ncols=3)
+    _save(figure, path)
+
+
+def plot_roc(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64], float]], path: Path) -> None:
+    """Draw ROC curves, {name: (false alarm rate, hit rate, area)}, the last one in color."""
+    figure, axes = plt.subplots(figsize=(5, 4.6), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":", label="chance")
+    for number, (name, (false_alarms, hits, area)) in enumerate(curves.items(), 1):
+        color = COLORS[0] if number == len(curves) else "grey"
+        axes.plot(false_alarms, hits, color=color, label=f"{name} (AUC {area:.3f})")
+    axes.set(title="ROC of test frames", xlabel="false alarm rate", ylabel="hit rate", xlim=(0, 1), ylim=(0, 1.01))
+    axes.legend(frameon=False, loc="lower right")
+    _save(figure, path)
+
+
+def plot_scores(groups: Mapping[str, NDArray[np.float64]], threshold: float, path: Path) -> None:
+    """Draw the distribution of frame scores of each kind of frames, {kind: scores}, above and below the threshold."""
+    figure, panels = plt.subplots(
+        len(groups), 1, figsize=(7, 1.1 * len(groups) + 1), sharex=True, squeeze=False, layout="constrained"
+    )
+    bins = np.linspace(0, 1, 41)
+    for axes, (name, scores) in zip(panels[:, 0], groups.items(), strict=True):
+        axes.hist(scores, bins, color="grey" if name == "normal" else COLORS[2])
+        axes.axvline(threshold, color="black", linewidth=1, linestyle=":")
+        alarms = (scores >= threshold).mean()
+        axes.set_ylabel("frames")
+        axes.set_title(f"{name}: {alarms:.0%} of {len(scores):,} frames reach the threshold", fontsize=10)
+    panels[-1, 0].set(xlabel="probability of an anomaly", xlim=(0, 1))
+    _save(figure, path)
+
+
+def plot_detector_training(diffusion: Any, cnn_lstm: Any, path: Path) -> None:
+    """Draw the diffusion model's loss and the validation loss of both CNN+LSTMs.
+
+    Args:
+        diffusion: a data frame with `step` and `loss`.
+        cnn_lstm: a data frame with `model`, `step` and `eval_loss`; the step of the lowest is kept.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    if len(diffusion):
+        left.plot(diffusion["step"], diffusion["loss"], color=COLORS[0], alpha=0.25, label="step")
+        smooth = diffusion["loss"].rolling(max(len(diffusion) // 20, 1), min_periods=1).mean()
+        left.plot(diffusion["step"], smooth, color=COLORS[0], label="rolling mean")
+        left.set_yscale("log")
+        left.legend(frameon=False)
+    else:
+        left.text(0.5, 0.5, "not trained (diffusion.steps: 0)", ha="center", transform=left.transAxes)
+    left.set(title="Diffusion model, training loss", xlabel="step")
+    for (name, rows), color in zip(cnn_lstm.groupby("model", sort=False), cycle(COLORS), strict=False):
+        right.plot(rows["step"], rows["eval_loss"], marker=".", color=color, label=name)
+        best = rows.loc[rows["eval_loss"].idxmin()]
+        right.plot(best["step"], best["eval_loss"], marker="o", markersize=9, color=color, fillstyle="none")
+    right.set(title="CNN+LSTM, validation loss (ring: kept)", xlabel="step", ylim=(0, None))
+    right.legend(frameon=False)
+    _save(figure, path)
+
+
+def plot_pictures(pictures: Mapping[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]], path: Path) -> None:
+    """Draw pairs of pictures, [height, width, 3], a name above each: the frame and the frame with its heat map."""
+    figure, panels = plt.subplots(
+        len(pictures), 2, figsize=(9, 2.1 * len(pictures)), squeeze=False, layout="constrained"
+    )
+    for row, (name, pair) in zip(panels, pictures.items(), strict=True):
+        for axes, picture in zip(row, pair, strict=True):
+            axes.imshow(picture)
+            axes.axis("off")
+        row[0].set_title(name, fontsize=10)
+    _save(figure, path)

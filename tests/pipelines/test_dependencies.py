@@ -12,7 +12,7 @@ STAGES: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 # How a stage starts, logs, reads settings and records its run changes nothing of what it writes.
 PLUMBING = {
     f"src/evergreen/{name}.py" for name in ("__init__", "errors", "logs", "params", "settings", "stage", "tracking")
-} | {"src/evergreen/text/__init__.py"}
+} | {f"src/evergreen/{line}/__init__.py" for line in ("text", "video")}
 
 
 def find_imports(file: Path) -> set[Path]:
@@ -51,4 +51,6 @@ def test_nested_imports_are_seen() -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_templates_are_dependencies(stage: str) -> None:
     deps = STAGES[stage]["deps"]
-    assert ("src/evergreen/text/card.py" in deps) == ("src/evergreen/text/card_template.md" in deps)
+    for line in ("text", "video"):
+        folder = f"src/evergreen/{line}"
+        assert (f"{folder}/card.py" in deps) == (f"{folder}/card_template.md" in deps)

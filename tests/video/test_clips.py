@@ -1,7 +1,6 @@
 """Decoding: files as they really are are read as far as they go, or refused by name."""
 
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -9,27 +8,12 @@ import av
 import numpy as np
 import psutil
 import pytest
+from footage import write_video
 from structlog.testing import capture_logs
 
 from evergreen import sources
 from evergreen.params import ClipParams
-from evergreen.video.clips import Clip, VideoError, slide
-
-
-def write(path: Path, images: list[np.ndarray], fps: int = 10, times: list[int] | None = None, **options: Any) -> Path:
-    """Encode RGB images as H.264; `times` are their time stamps in milliseconds."""
-    with av.open(str(path), "w", **options) as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "10", "g": "10"})
-        stream.height, stream.width = images[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
-        for number, image in enumerate(images):
-            frame = av.VideoFrame.from_ndarray(image, "rgb24")
-            frame.time_base = Fraction(1, 1000)
-            frame.pts = times[number] if times else number * 1000 // fps
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
+from evergreen.video.clips import PREVIEW_WIDTH, Clip, VideoError, slide
 
 
 def ramp(count: int, height: int = 48, width: int = 64) -> list[np.ndarray]:
@@ -51,7 +35,7 @@ def levels(frames: list[Any]) -> list[float]:
 
 
 def test_every_frame_is_read_in_order(read, tmp_path):
-    frames = read(write(tmp_path / "a.mp4", ramp(30)))
+    frames = read(write_video(tmp_path / "a.mp4", ramp(30)))
     assert levels(frames) == pytest.approx(range(30), abs=0.6)
     assert [frame.index for frame in frames] == list(range(30))
     assert [frame.seconds for frame in frames] == pytest.approx([n / 10 for n in range(30)], abs=0.002)
@@ -59,20 +43,20 @@ def test_every_frame_is_read_in_order(read, tmp_path):
 
 
 def test_sampling_keeps_the_rate(read, tmp_path):
-    frames = read(write(tmp_path / "a.mp4", ramp(30)), fps=5.0)
+    frames = read(write_video(tmp_path / "a.mp4", ramp(30)), fps=5.0)
     assert [frame.index for frame in frames] == list(range(0, 30, 2))
 
 
 def test_a_variable_rate_is_sampled_by_time(read, tmp_path):
     # Twenty frames in the first second, then two in the second.
     times = [*range(0, 1000, 50), 1000, 1500]
-    frames = read(write(tmp_path / "a.mp4", ramp(22), times=times), fps=2.0)
+    frames = read(write_video(tmp_path / "a.mp4", ramp(22), times=times), fps=2.0)
     assert [frame.index for frame in frames] == [0, 10, 20, 21]
 
 
 def test_size_and_color_are_the_parameters(read, tmp_path):
     red = [np.full((36, 50, 3), (200, 20, 20), np.uint8)] * 3
-    frames = read(write(tmp_path / "a.mp4", red), height=24, width=40, color=True)
+    frames = read(write_video(tmp_path / "a.mp4", red), height=24, width=40, color=True)
     assert frames[0].image.shape == (24, 40, 3)
     assert frames[0].image[..., 0].mean() > 150
     assert frames[0].image[..., 2].mean() < 60
@@ -91,7 +75,7 @@ def test_odd_sizes_are_read(read, tmp_path):
 def test_a_rotated_video_is_read_upright(read, tmp_path):
     image = np.zeros((48, 64, 3), np.uint8)
     image[:, :32] = 255  # left half white
-    plain = write(tmp_path / "plain.mp4", [image] * 3)
+    plain = write_video(tmp_path / "plain.mp4", [image] * 3)
     content = bytearray(plain.read_bytes())
     matrix = content.index(b"tkhd") + 4 + 40  # the track's matrix: a quarter turn clockwise
     turn = [0, 1 << 16, 0, -(1 << 16) & 0xFFFFFFFF, 0, 0, 0, 0, 1 << 30]
@@ -105,7 +89,7 @@ def test_a_rotated_video_is_read_upright(read, tmp_path):
 def test_a_truncated_file_is_read_as_far_as_it_goes(read, tmp_path):
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 255, (48, 64, 3)).astype(np.uint8) for _ in range(40)]
-    whole = write(tmp_path / "whole.mp4", noise, options={"movflags": "faststart"})
+    whole = write_video(tmp_path / "whole.mp4", noise, options={"movflags": "faststart"})
     content = whole.read_bytes()
     (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
     with capture_logs() as logs:
@@ -119,12 +103,12 @@ def test_a_truncated_file_is_read_as_far_as_it_goes(read, tmp_path):
 
 def test_a_whole_file_warns_of_nothing(read, tmp_path):
     with capture_logs() as logs:
-        read(write(tmp_path / "a.mp4", ramp(12)))
+        read(write_video(tmp_path / "a.mp4", ramp(12)))
     assert logs == []
 
 
 def test_a_video_of_one_frame_is_read(read, tmp_path):
-    assert len(read(write(tmp_path / "a.mp4", ramp(1)))) == 1
+    assert len(read(write_video(tmp_path / "a.mp4", ramp(1)))) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"just text, not a video", b"\0" * 5000])
@@ -158,10 +142,33 @@ def test_a_real_video_is_read_whole(read):
     )
 
 
+def test_a_file_can_be_read_again(tmp_path):
+    params = ClipParams(fps=None, height=48, width=64, color=False, window=8, stride=4)
+    clip = Clip(write_video(tmp_path / "a.mp4", ramp(9)), params)
+    assert levels(clip.frames()) == levels(clip.frames())
+
+
+def test_a_preview_has_the_shape_and_the_colors_of_the_video(tmp_path):
+    params = ClipParams(fps=None, height=48, width=64, color=False, window=8, stride=4)
+    red = [np.full((722, 1280, 3), (200, 20, 20), np.uint8)] * 2
+    preview = next(Clip(write_video(tmp_path / "a.mp4", red), params, preview=True).frames()).preview
+    assert preview.shape == (360, PREVIEW_WIDTH, 3)
+    assert preview[..., 0].mean() > 150
+    assert preview[..., 2].mean() < 60
+
+
+@pytest.mark.parametrize("source", ["rtsp://user:secret@127.0.0.1:9/stream", "57"])
+def test_a_stream_that_is_not_there_is_named_without_its_password(source):
+    params = ClipParams(fps=None, height=48, width=64, color=False, window=8, stride=4)
+    with pytest.raises(VideoError, match="can't be opened") as caught:
+        Clip(source, params)
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_video(tmp_path):
     params = ClipParams(fps=None, height=240, width=320, color=True, window=8, stride=4)
-    path = write(tmp_path / "long.mp4", ramp(50, 240, 320) * 20)
+    path = write_video(tmp_path / "long.mp4", ramp(50, 240, 320) * 20)
     process, peak = psutil.Process(), []
     for number, _ in enumerate(Clip(path, params).frames()):
         if number % 100 == 99:

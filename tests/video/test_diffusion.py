@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from evergreen.params import DiffusionParams
-from evergreen.video.diffusion import Denoiser, stack_context, to_model, train_denoiser
+from evergreen.params import ClipParams, DiffusionParams
+from evergreen.video.clips import VideoError
+from evergreen.video.context import stack_context, to_model
+from evergreen.video.diffusion import Denoiser, create_denoiser, train_denoiser
 
 pytestmark = pytest.mark.slow
+CLIPS = ClipParams(height=24, width=40, color=False, window=8, stride=4)
 
 
 def params(**changes: object) -> DiffusionParams:
@@ -30,19 +33,11 @@ def params(**changes: object) -> DiffusionParams:
 
 @pytest.fixture
 def frames() -> np.ndarray:
-    """Twelve gray frames of a moving bar with their context, [12, 3, 24, 40]."""
+    """Twelve gray frames of a moving bar with their context, [12, 24, 40, 3]."""
     images = np.zeros((12, 24, 40, 1), np.uint8)
     for number, image in enumerate(images):
         image[:, 2 * number : 2 * number + 6] = 255
-    return stack_context(to_model(images), [-4, -2])
-
-
-def test_frames_are_scaled_and_stacked_with_their_predecessors() -> None:
-    images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1).repeat(4, 2) * 51
-    stacked = stack_context(to_model(images), [-4, -2])
-    assert stacked.shape == (5, 3, 1, 4)
-    numbers = ((stacked[:, :, 0, 0] + 1) * 2.5).round().astype(int)
-    assert numbers.tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 2], [0, 1, 3], [0, 2, 4]]
+    return np.stack(list(stack_context(images, [-4, -2], None)))
 
 
 def weights(denoiser: Denoiser) -> torch.Tensor:
@@ -50,12 +45,12 @@ def weights(denoiser: Denoiser) -> torch.Tensor:
 
 
 def test_it_learns(frames: np.ndarray, tmp_path: Path) -> None:
-    _, losses = train_denoiser(frames, params(steps=80), 7, tmp_path, progress=False)
+    _, losses = train_denoiser(frames, params(steps=80), CLIPS, 7, tmp_path)
     assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:5])
 
 
 def test_an_interrupted_training_ends_in_the_same_weights(frames: np.ndarray, tmp_path: Path) -> None:
-    whole, losses = train_denoiser(frames, params(), 7, tmp_path / "whole", progress=False)
+    whole, losses = train_denoiser(frames, params(), CLIPS, 7, tmp_path / "whole")
 
     class StopError(Exception):
         pass
@@ -71,19 +66,19 @@ def test_an_interrupted_training_ends_in_the_same_weights(frames: np.ndarray, tm
 
         patch.setattr("evergreen.video.diffusion.mse_loss", stop)
         with pytest.raises(StopError):
-            train_denoiser(frames, params(), 7, tmp_path / "part", progress=False)
-    resumed, again = train_denoiser(frames, params(), 7, tmp_path / "part", progress=False)
+            train_denoiser(frames, params(), CLIPS, 7, tmp_path / "part")
+    resumed, again = train_denoiser(frames, params(), CLIPS, 7, tmp_path / "part")
     assert len(losses) == len(again) == 12
     assert torch.equal(weights(whole), weights(resumed))
-    other, _ = train_denoiser(frames, params(), 8, tmp_path / "other", progress=False)
+    other, _ = train_denoiser(frames, params(), CLIPS, 8, tmp_path / "other")
     assert not torch.equal(weights(whole), weights(other))
 
 
 def test_no_steps_leave_an_untrained_model_that_runs(frames: np.ndarray, tmp_path: Path) -> None:
-    denoiser, losses = train_denoiser(frames, params(steps=0), 7, tmp_path, progress=False)
+    denoiser, losses = train_denoiser(frames, params(steps=0), CLIPS, 7, tmp_path)
     assert losses == []
     with torch.inference_mode():
-        assert denoiser(torch.from_numpy(frames[:2]), torch.tensor([5, 500])).shape == (2, 1, 24, 40)
+        assert denoiser(torch.from_numpy(to_model(frames[:2])), torch.tensor([5, 500])).shape == (2, 1, 24, 40)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (24, 40), (50, 30)])
@@ -99,3 +94,48 @@ def test_a_saved_model_is_loaded_again(tmp_path: Path) -> None:
     again = Denoiser.load(tmp_path)
     assert torch.equal(weights(denoiser), weights(again))
     assert again.scheduler.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample"])
+def test_a_model_of_another_kind_gives_the_velocity_too(prediction_type: str, tmp_path: Path) -> None:
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    unet = Denoiser.create(params(context=[]), 1).unet
+    scheduler = DDPMScheduler(prediction_type=prediction_type)
+    unet.save_pretrained(tmp_path)  # as on the hub: without folders
+    scheduler.save_pretrained(tmp_path)
+    denoiser = create_denoiser(params(base_model=str(tmp_path), context=[]), CLIPS)
+    assert isinstance(denoiser.unet, UNet2DModel)
+    noised, timesteps = torch.randn(2, 1, 24, 40), torch.tensor([30, 700])
+    with torch.inference_mode():
+        velocity = denoiser(noised, timesteps)
+        output = unet(noised, timesteps).sample
+    signal, spread = (part.sqrt()[:, None, None, None] for part in (
+        scheduler.alphas_cumprod[timesteps], 1 - scheduler.alphas_cumprod[timesteps]
+    ))  # fmt: skip
+    clean, noise = signal * noised - spread * velocity, spread * noised + signal * velocity
+    expected = noise if prediction_type == "epsilon" else clean
+    assert torch.allclose(output, expected, atol=1e-4)
+
+
+def test_a_loaded_model_is_trained_on(frames: np.ndarray, tmp_path: Path) -> None:
+    Denoiser.create(params(context=[]), 1).save(tmp_path / "hub")
+    alone = frames[..., -1:]
+    changes = {"base_model": str(tmp_path / "hub"), "context": [], "steps": 30}
+    _, losses = train_denoiser(alone, params(**changes), CLIPS, 7, tmp_path / "checkpoints")
+    assert np.mean(losses[-10:]) < np.mean(losses[:5])
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [({"color": True}, "takes 1 channels, the frames have 3"), ({"height": 25}, "sizes that 2 divides")],
+)
+def test_a_loaded_model_that_does_not_fit_is_refused(changes: dict[str, object], match: str, tmp_path: Path) -> None:
+    Denoiser.create(params(context=[]), 1).save(tmp_path)
+    with pytest.raises(VideoError, match=match):
+        create_denoiser(params(base_model=str(tmp_path), context=[]), CLIPS.model_copy(update=changes))
+
+
+def test_a_folder_without_a_model_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match=str(tmp_path)):
+        create_denoiser(params(base_model=str(tmp_path), context=[]), CLIPS)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evergreen.params import ReconstructionParams
-from evergreen.video.reconstruction import reconstruct
+from evergreen.video.reconstruction import Reconstructor, reconstruct
 
 # The squared cosine schedule (Nichol and Dhariwal, 2021).
 ANGLES = (np.linspace(0, 1, 1001)[1:] + 0.008) / 1.008 * np.pi / 2
@@ -13,6 +13,7 @@ ALPHAS = np.clip(np.cos(ANGLES) ** 2, 1e-6, 1).astype(np.float32)
 
 def params(**changes: object) -> ReconstructionParams:
     values = {"method": "one_step", "timesteps": [20, 100], "noise_draws": 2, "ddim_steps": 50, "ddim_depth": 500}
+    values["batch_size"] = 2
     return ReconstructionParams.model_validate(values | changes)
 
 
@@ -70,3 +71,30 @@ def test_a_frame_has_one_error_alone_and_in_a_batch(frames, method):
         [reconstruct(frames[n : n + 1], 2, predict, ALPHAS, params(method=method)) for n in range(3)]
     )
     assert together == pytest.approx(alone, abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_frames_are_reconstructed_as_they_come(batch_size):
+    def predict(inputs: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
+        return np.tanh(inputs[:, -1:] + inputs[:, :1])
+
+    images = np.random.default_rng(0).integers(0, 255, (7, 8, 12, 1)).astype(np.uint8)
+    reconstructor = Reconstructor(predict, ALPHAS, [-2], None, params(batch_size=batch_size))
+    errors = list(reconstructor(iter(images)))
+    reference = list(Reconstructor(predict, ALPHAS, [-2], None, params(batch_size=7))(images))
+    assert len(errors) == 7
+    assert errors[0].shape == (2, 8, 12)
+    assert np.array(errors) == pytest.approx(np.array(reference), abs=1e-6)
+
+
+def test_fewer_frames_are_read_ahead_than_a_batch_holds():
+    read = []
+
+    def frames():
+        for number in range(9):
+            read.append(number)
+            yield np.zeros((8, 12, 1), np.uint8)
+
+    errors = Reconstructor(lambda inputs, _: inputs[:, -1:], ALPHAS, [], None, params())(frames())
+    next(errors)
+    assert read == [0, 1]

@@ -1,9 +1,7 @@
 """From the torch model to ONNX, to int8, and the check that the bundle still gives its answers."""
 
-import logging
 import shutil
 import uuid
-import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from evergreen.bundle import BundleError
 from evergreen.logs import get_logger
+from evergreen.onnx_export import export_onnx
 from evergreen.params import ExportParams, Params
 from evergreen.text.bundle import MODEL, TOKENIZER, Bundle, CleaningRules, Manifest
 from evergreen.text.cleaning import VERSION
@@ -137,29 +136,8 @@ def _trace(model: TextClassifier) -> onnx.ModelProto:
     mask = torch.ones(2, 7, dtype=torch.long)
     mask[1, 4:] = 0
     dynamic = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # warns of every absent torchvision operator
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            _Positional(model),
-            (ids, mask),
-            dynamo=True,
-            dynamic_shapes=(dynamic, dynamic),
-            input_names=["input_ids", "attention_mask"],
-            output_names=["logits", "sentence_embedding"],
-            verbose=False,
-        )
-    return _strip_origin(program.model_proto)
-
-
-def _strip_origin(program: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove paths and stack traces of the machine that exported, which would make the bytes its own."""
-    graphs = [program.graph, *program.functions]
-    for item in [program, *graphs, *(node for graph in graphs for node in graph.node)]:
-        del item.metadata_props[:]
-        item.doc_string = ""
-    del program.graph.value_info[:]
-    return program
+    names = ["input_ids", "attention_mask"], ["logits", "sentence_embedding"]
+    return export_onnx(_Positional(model), (ids, mask), (dynamic, dynamic), *names)
 
 
 def _attend(

@@ -1,6 +1,5 @@
 """The diffusion model of normal frames: a small `UNet2DModel` that denoises a frame beside its clean predecessors."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,22 +8,26 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from tqdm import tqdm
 
 from evergreen.logs import get_logger
-from evergreen.params import DiffusionParams
+from evergreen.params import ClipParams, DiffusionParams
+from evergreen.progress import show_progress
+from evergreen.sources import resolve
+from evergreen.video.clips import VideoError
+from evergreen.video.context import to_model
 
 log = get_logger(__name__)
 
 
-@dataclass
-class Denoiser:
-    """A U-Net with its noise schedule; predicts the velocity of the newest frame (Salimans and Ho, ICLR 2022)."""
+class Denoiser(nn.Module):
+    """A U-Net with its noise schedule; gives the velocity of the newest frame (Salimans and Ho, ICLR 2022)."""
 
-    unet: UNet2DModel
-    scheduler: DDPMScheduler
+    def __init__(self, unet: UNet2DModel, scheduler: DDPMScheduler) -> None:
+        super().__init__()
+        self.unet, self.scheduler = unet, scheduler
+        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.clone(), persistent=False)
 
     @classmethod
     def create(cls, params: DiffusionParams, channels: int) -> Self:
@@ -47,10 +50,23 @@ class Denoiser:
         )
         return cls(unet, scheduler)
 
-    def __call__(self, frames: Tensor, timesteps: Tensor) -> Tensor:
-        """Velocity of the newest frame; `frames` is [batch, channels · (1 + context), height, width]."""
-        velocity: Tensor = self.unet(frames, timesteps).sample
-        return velocity
+    def forward(self, frames: Tensor, timesteps: Tensor) -> Tensor:
+        """Velocity, [batch, channels, height, width].
+
+        Args:
+            frames: [batch, channels · (1 + context), height, width], the noised newest frame last.
+            timesteps: [batch].
+        """
+        output: Tensor = self.unet(frames, timesteps).sample
+        kind = self.scheduler.config.prediction_type
+        if kind == "v_prediction":
+            return output
+        alphas_cumprod = self.alphas_cumprod[timesteps][:, None, None, None]
+        signal, spread = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
+        noised = frames[:, -output.shape[1] :]
+        if kind == "epsilon":
+            return (output - spread * noised) / signal
+        return (signal * noised - output) / spread  # of a model that predicts the clean frame
 
     def save(self, folder: Path) -> None:
         """Write a folder that diffusers reads."""
@@ -59,64 +75,79 @@ class Denoiser:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read a folder that `save`, or diffusers for an unconditional pipeline, wrote."""
-        return cls(
-            UNet2DModel.from_pretrained(folder, subfolder="unet").eval(),
-            DDPMScheduler.from_pretrained(folder, subfolder="scheduler"),
-        )
+        """Read a folder that `save`, or diffusers for an unconditional pipeline or model, wrote.
+
+        Raises:
+            VideoError: when it holds no such model.
+        """
+        nested = (folder / "unet").is_dir()
+        try:
+            unet = UNet2DModel.from_pretrained(folder, subfolder="unet" if nested else None)
+            scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler" if nested else None)
+        except (OSError, ValueError) as error:
+            raise VideoError(
+                f"{folder}: no unconditional diffusers model ({error}). Name one with a UNet2DModel."
+            ) from (error)
+        return cls(unet.eval(), scheduler)
 
 
-def to_model(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Scale pictures, [..., height, width, channels], to [-1, 1] with channels before height."""
-    return np.moveaxis(images.astype(np.float32) / 127.5 - 1, -1, -3)
+def create_denoiser(params: DiffusionParams, clips: ClipParams) -> Denoiser:
+    """Create or load the model that `params` name.
 
-
-def stack_context(frames: NDArray[np.float32], context: list[int]) -> NDArray[np.float32]:
-    """Put each frame's predecessors before it as channels.
-
-    Args:
-        frames: [frames, channels, height, width].
-        context: offsets, all negative; before the first frame stands the first frame.
-
-    Returns:
-        [frames, channels · (len(context) + 1), height, width], the newest frame last.
+    Raises:
+        VideoError: when a loaded model doesn't fit the frames.
     """
-    numbers = np.arange(len(frames))
-    return np.concatenate([frames[np.maximum(numbers + offset, 0)] for offset in [*context, 0]], axis=1)
+    channels = 3 if clips.color else 1
+    if params.base_model is None:
+        return Denoiser.create(params, channels)
+    denoiser = Denoiser.load(resolve(params.base_model))
+    config = denoiser.unet.config
+    if config.in_channels != channels:
+        raise VideoError(
+            f"{params.base_model}: takes {config.in_channels} channels, the frames have {channels}. "
+            f"Set clips.color to {str(config.in_channels == 3).lower()}, or name another model."
+        )
+    factor = 2 ** (len(config.block_out_channels) - 1)
+    if clips.height % factor or clips.width % factor:
+        raise VideoError(
+            f"{params.base_model}: takes sizes that {factor} divides, clips.height and width are {clips.height} and "
+            f"{clips.width}. Change them."
+        )
+    return denoiser
 
 
 def train_denoiser(
-    frames: NDArray[np.float32], params: DiffusionParams, seed: int, checkpoints: Path, progress: bool
+    frames: NDArray[np.uint8], params: DiffusionParams, clips: ClipParams, seed: int, checkpoints: Path
 ) -> tuple[Denoiser, list[float]]:
     """Train on random crops of normal frames, resuming from the last checkpoint; return the averaged model and losses.
 
     Args:
-        frames: with their context, [frames, channels · (1 + context), height, width].
+        frames: with their context, [frames, height, width, channels · (1 + context)].
         checkpoints: a folder of this training alone; what a step draws depends on seed and step only, so a resumed
             training ends in the same weights.
     """
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    channels = frames.shape[1] // (1 + len(params.context))
-    denoiser = Denoiser.create(params, channels)
-    denoiser.unet.to(device).train()
+    denoiser = create_denoiser(params, clips)
+    channels = denoiser.unet.config.out_channels
+    denoiser.to(device).train()
     optimizer = torch.optim.AdamW(denoiser.unet.parameters(), lr=params.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, params.learning_rate, max(params.steps, 1), pct_start=0.1)
     ema = EMAModel(denoiser.unet.parameters(), decay=params.ema_decay, use_ema_warmup=True, power=0.75)
     state = {"unet": denoiser.unet, "optimizer": optimizer, "schedule": schedule, "ema": ema}
     start, losses = _resume(checkpoints, state)
-    steps = tqdm(range(start, params.steps), "Diffusion", initial=start, total=params.steps, disable=not progress)
+    steps = show_progress(range(start, params.steps), "diffusion", initial=start, total=params.steps)
     for step in steps:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         batch = _crop(frames, params, generator).to(device)
         clean = batch[:, -channels:]
         noise = torch.randn(clean.shape, generator=generator).to(device)
-        timesteps = torch.randint(0, params.num_train_timesteps, (len(batch),), generator=generator).to(device)
+        timesteps = torch.randint(0, len(denoiser.alphas_cumprod), (len(batch),), generator=generator).to(device)
         noised = denoiser.scheduler.add_noise(clean, noise, timesteps)
-        target = denoiser.scheduler.get_velocity(clean, noise, timesteps)
+        target = _get_target(denoiser.scheduler, clean, noise, timesteps)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            velocity = denoiser(torch.cat([batch[:, :-channels], noised], 1), timesteps)
-        loss = mse_loss(velocity.float(), target)
+            output = denoiser.unet(torch.cat([batch[:, :-channels], noised], 1), timesteps).sample
+        loss = mse_loss(output.float(), target)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(denoiser.unet.parameters(), 1.0)
@@ -124,27 +155,35 @@ def train_denoiser(
         schedule.step()
         ema.step(denoiser.unet.parameters())
         losses.append(loss.item())
-        steps.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}")
+        steps.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}", refresh=False)
         if (step + 1) % params.checkpoint_steps == 0:
             _save(checkpoints, state, step + 1, losses)
     ema.copy_to(denoiser.unet.parameters())
-    denoiser.unet.cpu().eval()
+    denoiser.cpu().eval()
     return denoiser, losses
 
 
-def _crop(frames: NDArray[np.float32], params: DiffusionParams, generator: torch.Generator) -> Tensor:
-    height, width = (min(params.crop_size, size) for size in frames.shape[2:])
+def _get_target(scheduler: DDPMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    kind = scheduler.config.prediction_type
+    if kind == "v_prediction":
+        velocity: Tensor = scheduler.get_velocity(clean, noise, timesteps)
+        return velocity
+    return noise if kind == "epsilon" else clean
+
+
+def _crop(frames: NDArray[np.uint8], params: DiffusionParams, generator: torch.Generator) -> Tensor:
+    height, width = (min(params.crop_size, size) for size in frames.shape[1:3])
 
     def draw(high: int) -> NDArray[np.int64]:
         drawn: NDArray[np.int64] = torch.randint(0, high, (params.batch_size,), generator=generator).numpy()
         return drawn
 
     numbers = draw(len(frames))
-    tops, lefts = draw(frames.shape[2] - height + 1), draw(frames.shape[3] - width + 1)
+    tops, lefts = draw(frames.shape[1] - height + 1), draw(frames.shape[2] - width + 1)
     crops = [
-        frames[n, :, top : top + height, left : left + width] for n, top, left in zip(numbers, tops, lefts, strict=True)
+        frames[n, top : top + height, left : left + width] for n, top, left in zip(numbers, tops, lefts, strict=True)
     ]
-    return torch.from_numpy(np.stack(crops))
+    return torch.from_numpy(to_model(np.stack(crops)))
 
 
 def _save(folder: Path, state: dict[str, Any], step: int, losses: list[float]) -> None:

@@ -8,16 +8,39 @@ production needs no torch:
 - `ddim`: invert the frame with DDIM, reconstruct it, subtract (Wang et al., DIRE, ICCV 2023); diffusers' schedulers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evergreen.params import ReconstructionParams
+from evergreen.video.clips import VideoError
+from evergreen.video.context import Image, stack_context, to_model
 
 Floats = NDArray[np.float32]
 Predict = Callable[[Floats, NDArray[np.int64]], Floats]
 """Velocity, [frames, channels, height, width], of frames with their context at timesteps, [frames]."""
+
+
+@dataclass(frozen=True)
+class Reconstructor:
+    """A diffusion model, ready to give the error maps of frames as they come."""
+
+    predict: Predict
+    alphas_cumprod: Floats
+    context: list[int]
+    cut_threshold: float | None
+    params: ReconstructionParams
+
+    def __call__(self, images: Iterable[Image], batch_size: int | None = None) -> Iterator[Floats]:
+        """Error map of each picture, [timesteps, height, width]; read in batches."""
+        stacked = stack_context(images, self.context, self.cut_threshold)
+        while batch := list(islice(stacked, batch_size or self.params.batch_size)):
+            frames = to_model(np.stack(batch))
+            channels = frames.shape[1] // (1 + len(self.context))
+            yield from reconstruct(frames, channels, self.predict, self.alphas_cumprod, self.params)
 
 
 def reconstruct(
@@ -33,8 +56,15 @@ def reconstruct(
     Returns:
         Error maps, [frames, timesteps, height, width]; with `ddim` one per frame.
     """
-    method = _reconstruct_one_step if params.method == "one_step" else _reconstruct_ddim
-    return method(frames[:, :-channels], frames[:, -channels:], predict, alphas_cumprod, params)
+    context, clean = frames[:, :-channels], frames[:, -channels:]
+    if params.method == "one_step":
+        return _reconstruct_one_step(context, clean, predict, alphas_cumprod, params)
+    try:
+        from evergreen.video.ddim import reconstruct_ddim  # noqa: PLC0415 - the other method needs no torch
+    except ImportError as error:
+        message = f"reconstruction.method ddim needs {error.name}. Install the train and video extras, or use one_step."
+        raise VideoError(message) from error
+    return reconstruct_ddim(context, clean, predict, alphas_cumprod, params)
 
 
 def _reconstruct_one_step(
@@ -50,31 +80,4 @@ def _reconstruct_one_step(
             velocity = predict(np.concatenate([context, noised], axis=1), np.full(len(clean), timestep, np.int64))
             restored = signal * noised - spread * velocity
             errors[:, position] += ((restored - clean) ** 2).mean(1) / params.noise_draws
-    return errors
-
-
-def _reconstruct_ddim(
-    context: Floats, clean: Floats, predict: Predict, alphas_cumprod: Floats, params: ReconstructionParams
-) -> Floats:
-    import torch  # noqa: PLC0415 - the other method needs none of it
-    from diffusers import DDIMInverseScheduler, DDIMScheduler  # noqa: PLC0415
-
-    previous = np.concatenate([[1.0], alphas_cumprod[:-1]])
-    options = {
-        "num_train_timesteps": len(alphas_cumprod),
-        "trained_betas": (1 - alphas_cumprod / previous).tolist(),
-        "prediction_type": "v_prediction",
-        "clip_sample": False,
-    }
-    inverse, forward = DDIMInverseScheduler(**options), DDIMScheduler(**options)
-    inverse.set_timesteps(params.ddim_steps)
-    forward.set_timesteps(params.ddim_steps)
-    sample = torch.from_numpy(clean)
-    for scheduler in (inverse, forward):
-        for timestep in scheduler.timesteps:
-            if timestep <= params.ddim_depth:
-                frames = np.concatenate([context, sample.numpy()], axis=1)
-                velocity = predict(frames, np.full(len(clean), int(timestep), np.int64))
-                sample = scheduler.step(torch.from_numpy(velocity), timestep, sample).prev_sample
-    errors: Floats = ((sample.numpy() - clean) ** 2).mean(1, keepdims=True)
     return errors

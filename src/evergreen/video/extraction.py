@@ -1,0 +1,72 @@
+"""From videos to error maps, for the stage video-features and for `evergreen video train` alike."""
+
+import hashlib
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from evergreen.params import Params
+from evergreen.progress import show_progress
+from evergreen.video.bundle import SCHEDULE
+from evergreen.video.detector import load_reconstructor
+from evergreen.video.diffusion import Denoiser, train_denoiser
+from evergreen.video.diffusion_export import export_denoiser, predict_torch
+from evergreen.video.features import write_features
+from evergreen.video.metrics import FeatureMetrics
+from evergreen.video.reconstruction import Reconstructor
+from evergreen.video.sequences import Split, count_sequences, plan_parts, read_normal_frames, read_sequences
+
+
+def make_features(params: Params, features: Path, weights: Path, history: Path, checkpoints: Path) -> FeatureMetrics:
+    """Train the diffusion model on normal frames and write the error maps of training and validation.
+
+    Args:
+        features: the file of error maps.
+        weights: folder of the diffusion model, as diffusers reads it and as ONNX.
+        history: CSV of the training loss.
+        checkpoints: where a training that is cut off is resumed from.
+    """
+    parts = plan_parts(params.video, params.clips)
+    context = params.diffusion.context
+    frames = read_normal_frames(parts, params.video, params.clips, context)
+    fingerprint = hashlib.sha256(frames.tobytes())
+    for part in (params.diffusion.model_dump_json(), params.clips.model_dump_json(), str(params.seed)):
+        fingerprint.update(part.encode())
+    folder = checkpoints / f"diffusion-{fingerprint.hexdigest()[:16]}"
+    start = time.monotonic()
+    denoiser, losses = train_denoiser(frames, params.diffusion, params.clips, params.seed, folder)
+    trained = time.monotonic()
+    shutil.rmtree(weights, ignore_errors=True)
+    denoiser.save(weights)
+    export_denoiser(denoiser, params.clips, weights)
+    history.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses}).to_csv(history, index=False)
+    splits: list[Split] = ["train", "validation"]
+    sequences = read_sequences(parts, params.video, params.clips, context, splits)
+    total = count_sequences(parts, params.video, splits)
+    stats = write_features(
+        show_progress(sequences, "error maps", total=total, unit="sequence"), _load(denoiser, weights, params), features
+    )
+    shutil.rmtree(folder, ignore_errors=True)  # not before: what fails above must cost no second training
+    return FeatureMetrics(
+        train_runtime=trained - start,
+        features_runtime=time.monotonic() - trained,
+        normal_frames=len(frames),
+        diffusion_steps=len(losses),
+        diffusion_loss=float(np.mean(losses[-max(len(losses) // 10, 1) :])) if losses else None,
+        n_sequences=stats.n_sequences,
+        n_frames=stats.n_frames,
+        n_anomalous=stats.n_anomalous,
+    )
+
+
+def _load(denoiser: Denoiser, weights: Path, params: Params) -> Reconstructor:
+    """On a GPU torch is faster; without one the ONNX file is, and it is what production runs."""
+    settings = (params.diffusion.context, params.clips.cut_threshold, params.reconstruction)
+    if torch.cuda.is_available():
+        return Reconstructor(predict_torch(denoiser), np.load(weights / SCHEDULE), *settings)
+    return load_reconstructor(weights, *settings)

@@ -1,0 +1,205 @@
+"""Training of the CNN+LSTM on error maps, and the choice of its calibration and threshold."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from evergreen.logs import get_logger
+from evergreen.params import ClipParams, CnnLstmParams
+from evergreen.progress import show_progress
+from evergreen.video.bundle import Calibration, Calibrations
+from evergreen.video.clips import VideoError, slide
+from evergreen.video.cnn_lstm import CnnLstm, pool_blocks
+from evergreen.video.detector import Judge, judge_stream, judge_windows
+from evergreen.video.features import read_features
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of one length: pooled errors, [windows, frames, timesteps, rows, columns], labels, [windows, frames]."""
+
+    blocks: Tensor
+    y_true: Tensor
+
+
+@dataclass
+class TrainingSet:
+    """What the CNN+LSTM learns from: windows by their length, and the statistics of normal errors, [timesteps]."""
+
+    train: list[Windows]
+    validation: list[Windows]
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    n_sequences: int
+
+
+@dataclass
+class CnnLstmResult:
+    """A trained CNN+LSTM, seconds it took, and rows of `step`, `loss` and `eval_loss`."""
+
+    model: CnnLstm
+    train_runtime: float
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def load_training_set(features: Path, params: CnnLstmParams, clips: ClipParams) -> TrainingSet:
+    """Pool the error maps into blocks, which are a hundredth of their size, and cut them into windows.
+
+    Raises:
+        VideoError: when a split holds one class only.
+    """
+    windows: dict[tuple[str, int], list[tuple[Tensor, NDArray[np.bool_]]]] = {}
+    normal: list[Tensor] = []
+    n_sequences = 0
+    for sequence in read_features(features):
+        blocks = torch.cat([pool_blocks(torch.from_numpy(part), params.block) for part in sequence])
+        if sequence.split == "train":
+            n_sequences += 1
+            normal.append(blocks[torch.from_numpy(~sequence.mask)])
+        for numbers in slide(range(len(blocks)), clips.window, clips.stride):
+            part = (blocks[numbers[0] : numbers[-1] + 1], sequence.mask[numbers[0] : numbers[-1] + 1])
+            windows.setdefault((sequence.split, len(numbers)), []).append(part)
+    sets = {split: _stack(parts for (name, _), parts in windows.items() if name == split) for split in SPLITS}
+    for split, group in sets.items():
+        classes = {bool(value) for part in group for value in part.y_true.unique()}
+        if classes != {False, True}:
+            kind = "anomalous" if True not in classes else "normal"
+            raise VideoError(f"no {kind} frame in {split}. Add clips, correct the labels, or change video's fractions.")
+    logs = torch.cat(normal).transpose(0, 1).flatten(1)
+    return TrainingSet(
+        sets["train"], sets["validation"], logs.mean(1).numpy(), logs.std(1).clamp(min=1e-3).numpy(), n_sequences
+    )
+
+
+SPLITS = ("train", "validation")
+
+
+def _stack(groups: Iterable[list[tuple[Tensor, NDArray[np.bool_]]]]) -> list[Windows]:
+    return [
+        Windows(
+            torch.stack([blocks for blocks, _ in parts]),
+            torch.from_numpy(np.stack([mask for _, mask in parts]).astype(np.float32)),
+        )
+        for parts in groups
+    ]
+
+
+def train_cnn_lstm(data: TrainingSet, params: CnnLstmParams, seed: int, bidirectional: bool) -> CnnLstmResult:
+    """Train from the smoothed largest error on; keep the step with the lowest loss on validation, step 0 included."""
+    torch.manual_seed(seed)
+    start = time.monotonic()
+    model = CnnLstm(data.mean, data.std, params, bidirectional)
+    optimizer = torch.optim.AdamW(model.parameters(), params.learning_rate, weight_decay=params.weight_decay)
+    rng = np.random.default_rng(seed)
+    weights = np.array([len(group.blocks) for group in data.train], float)
+    result = CnnLstmResult(model, 0.0)
+    best, kept = float("inf"), model.state_dict()
+    losses: list[float] = []
+    name = "CNN+LSTM" if bidirectional else "CNN+LSTM, causal"
+    for step in show_progress(range(params.steps + 1), name):
+        if step % params.evaluation_steps == 0 or step == params.steps:
+            eval_loss = _evaluate(model, data.validation)
+            result.history.append({"step": step, "loss": float(np.mean(losses or [np.nan])), "eval_loss": eval_loss})
+            losses = []
+            if eval_loss < best:
+                best, kept = eval_loss, {key: value.clone() for key, value in model.state_dict().items()}
+        if step < params.steps:
+            group = data.train[rng.choice(len(data.train), p=weights / weights.sum())]
+            batch = rng.integers(0, len(group.blocks), params.batch_size)
+            loss = _compute_loss(model, group.blocks[batch], group.y_true[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+    model.load_state_dict(kept)
+    model.eval()
+    result.train_runtime = time.monotonic() - start
+    return result
+
+
+def _compute_loss(model: CnnLstm, blocks: Tensor, y_true: Tensor) -> Tensor:
+    frame_logits, window_logits = model.judge(blocks)
+    loss: Tensor = binary_cross_entropy_with_logits(frame_logits, y_true) + binary_cross_entropy_with_logits(
+        window_logits, y_true.amax(1)
+    )
+    return loss
+
+
+def _evaluate(model: CnnLstm, groups: list[Windows]) -> float:
+    model.eval()
+    with torch.inference_mode():
+        losses = [float(_compute_loss(model, group.blocks, group.y_true)) * len(group.blocks) for group in groups]
+    model.train()
+    return sum(losses) / sum(len(group.blocks) for group in groups)
+
+
+def calibrate(features: Path, judge: Judge, clips: ClipParams, cost_ratio: float, causal: bool) -> Calibrations:
+    """Calibrate the scores of frames and of windows on validation, and choose their thresholds.
+
+    A clip is as anomalous as its most anomalous window, so windows are what its calibration comes from.
+
+    Args:
+        judge: as the bundle holds it: what is calibrated is what will run.
+        cost_ratio: of a missed anomaly to a false alarm.
+    """
+    frames: list[tuple[float, bool]] = []
+    windows: list[tuple[float, bool]] = []
+    for sequence in read_features(features):
+        if sequence.split != "validation":
+            continue
+        items = list(zip(sequence.mask.tolist(), (error for part in sequence for error in part), strict=True))
+        if causal:
+            judged = list(judge_stream(items, judge, clips.window))
+            tops = [top for _, _, top in judged]
+            parts = [items[max(end - clips.window, 0) : end] for end in range(1, len(items) + 1)]
+        else:
+            judged = list(judge_windows(items, judge, clips.window, clips.stride))
+            parts = list(slide(items, clips.window, clips.stride))
+            tops = [float(judge(np.stack([errors for _, errors in part])[None])[1][0]) for part in parts]
+        frames += [(logit, is_anomalous) for (is_anomalous, _), logit, _ in judged]
+        windows += [(top, any(mask for mask, _ in part)) for top, part in zip(tops, parts, strict=True)]
+    return Calibrations(frame=_fit(frames, cost_ratio), clip=_fit(windows, cost_ratio))
+
+
+def _fit(scored: list[tuple[float, bool]], cost_ratio: float) -> Calibration:
+    logits, y_true = (np.array(column) for column in zip(*scored, strict=True))
+    if len(set(y_true.tolist())) < 2:
+        # With clips that are labeled whole, every window of validation may be of one class.
+        log.warning("not calibrated", reason="validation holds one class only", n_samples=len(y_true))
+        return Calibration(scale=1.0, offset=0.0, threshold=1 / (1 + cost_ratio))
+    # Balanced, since how many anomalies validation holds says nothing about the world; regularized, since it may be
+    # separable, where the scale would grow without end.
+    regression = LogisticRegression(class_weight="balanced").fit(logits[:, None], y_true)
+    scale = float(regression.coef_[0, 0])
+    if scale <= 0:
+        log.warning("scores do not separate validation", scale=round(scale, 3), remedy="train longer, or more footage")
+        scale = 1e-3
+    calibration = Calibration(scale=scale, offset=float(regression.intercept_[0]), threshold=0.5)
+    y_proba = np.array([calibration(logit) for logit in logits])
+    return calibration.model_copy(update={"threshold": choose_threshold(y_true, y_proba, cost_ratio)})
+
+
+def choose_threshold(y_true: NDArray[np.bool_], y_proba: NDArray[np.float64], cost_ratio: float) -> float:
+    """The threshold of least cost, where either class is as likely; of equally good ones that in the widest gap.
+
+    Args:
+        cost_ratio: of a missed anomaly to a false alarm.
+    """
+    edges = np.unique(np.concatenate([[0.0], y_proba, [1.0]]))
+    thresholds = (edges[:-1] + edges[1:]) / 2
+    anomalous, normal = np.sort(y_proba[y_true]), np.sort(y_proba[~y_true])
+    missed = np.searchsorted(anomalous, thresholds) / len(anomalous)
+    false_alarms = 1 - np.searchsorted(normal, thresholds) / len(normal)
+    costs = cost_ratio * missed + false_alarms
+    return float(thresholds[np.where(np.isclose(costs, costs.min()), np.diff(edges), -1.0).argmax()])
