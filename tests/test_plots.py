@@ -29,6 +29,25 @@ DRAWN: dict[str, Callable[[Path], None]] = {
     ),
     "calibration": lambda path: plots.plot_calibration({"before": CURVE, "after": CURVE}, 0.95, path),
     "training_curve": lambda path: plots.plot_training_curve(HISTORY, path),
+    "timeline": lambda path: plots.plot_timeline([0.0, 0.1, 0.2], [0.1, 0.9, 0.2], 0.5, [(0.1, 0.1)], "a.mp4: 1", path),
+    "roc": lambda path: plots.plot_roc(
+        {
+            "baseline": (np.array([0, 0.5, 1]), np.array([0, 0.6, 1]), 0.55),
+            "model": (np.array([0, 0.1, 1]), np.array([0, 0.9, 1]), 0.9),
+        },
+        path,
+    ),
+    "scores": lambda path: plots.plot_scores(
+        {"normal": np.linspace(0, 0.5, 50), "patch": np.linspace(0.4, 1, 20)}, 0.45, path
+    ),
+    "detector_training": lambda path: plots.plot_detector_training(
+        pd.DataFrame({"step": [1, 2, 3], "loss": [1.0, 0.5, 0.2]}),
+        pd.DataFrame({"model": ["offline", "offline", "causal"], "step": [0, 10, 0], "eval_loss": [1.0, 0.8, 0.9]}),
+        path,
+    ),
+    "pictures": lambda path: plots.plot_pictures(
+        {"normal": (np.arange(192, dtype=np.uint8).reshape(8, 8, 3), np.zeros((8, 8, 3), np.uint8))}, path
+    ),
     "comparison": lambda path: plots.plot_comparison(
         {"baseline": {"accuracy": SCORE, "macro-F1": SCORE}, "model": {"accuracy": SCORE, "macro-F1": SCORE}},
         100,
@@ -78,3 +97,14 @@ def test_a_value_outside_of_its_bootstrap_interval_can_be_drawn(tmp_path):
 def test_a_run_that_stopped_before_its_first_loss_can_be_drawn(tmp_path):
     plots.plot_training_curve(HISTORY[1:2], tmp_path / "short.png")
     assert plots.COLORS[2] in read_colors(tmp_path / "short.png")
+
+
+def test_a_detector_without_diffusion_steps_can_be_drawn(tmp_path):
+    rows = pd.DataFrame({"model": ["offline"], "step": [0], "eval_loss": [1.0]})
+    plots.plot_detector_training(pd.DataFrame({"step": [], "loss": []}), rows, tmp_path / "none.png")
+    assert plots.COLORS[0] in read_colors(tmp_path / "none.png")
+
+
+def test_the_timeline_of_one_frame_can_be_drawn(tmp_path):
+    plots.plot_timeline([0.0], [0.7], 0.5, [(0.0, 0.0)], "one frame", tmp_path / "one.png")
+    assert len(read_colors(tmp_path / "one.png")) > 10

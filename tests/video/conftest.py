@@ -8,8 +8,8 @@ from footage import draw_scene, reduce_params, write_video
 
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve seconds of the scene, as a file."""
-    return write_video(tmp_path_factory.mktemp("scene") / "scene.mp4", draw_scene(120))
+    """Twenty-four seconds of the scene, as a file."""
+    return write_video(tmp_path_factory.mktemp("scene") / "scene.mp4", draw_scene(240))
 
 
 @pytest.fixture(scope="session")

@@ -13,14 +13,22 @@ ROOT = Path(__file__).parents[2]
 REDUCED: dict[str, dict[str, Any]] = {
     "video": {
         "sequence_frames": 12,
-        "synthetic_sequences": 6,
-        "train_kinds": ["skip", "warp"],
-        "test_kinds": ["patch"],
+        "synthetic_sequences": 8,
+        "train_kinds": ["patch"],
+        "test_kinds": ["skip"],
     },
     "clips": {"height": 32, "width": 48, "window": 8, "stride": 4, "cut_threshold": 60.0},
     "diffusion": {"channels": [8, 16], "steps": 150, "batch_size": 8, "crop_size": 24, "checkpoint_steps": 50},
     "reconstruction": {"timesteps": [100, 300], "batch_size": 4},
-    "cnn_lstm": {"block": 8, "channels": 4, "hidden_size": 4, "smoothing": 3, "steps": 40, "evaluation_steps": 10},
+    "cnn_lstm": {
+        "block": 8,
+        "channels": 4,
+        "hidden_size": 4,
+        "smoothing": 3,
+        "steps": 40,
+        "evaluation_steps": 10,
+        "cost_ratio": 0.2,
+    },
     "evaluate": {"n_resamples": 100},
 }
 
@@ -53,10 +61,12 @@ def draw_scene(count: int, first: int = 0, height: int = 64, width: int = 96) ->
 
 
 def add_intruder(images: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """The scene with a striped block that was never seen, in some of its frames."""
+    """The scene with a striped block that was never seen, and that jumps about, in some of its frames."""
     changed = images.copy()
     stripes = np.where(np.arange(20) % 6 < 3, 255, 0).astype(np.uint8)
-    changed[start:stop, 8:28, 60:80] = stripes[None, :, None, None]
+    for number in range(start, min(stop, len(images))):
+        top, left = 4 + 17 * number % 36, 4 + 31 * number % 68
+        changed[number, top : top + 20, left : left + 20] = stripes[:, None]
     return changed
 
 

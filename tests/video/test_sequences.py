@@ -19,6 +19,12 @@ def read(params: Params, splits=SPLITS):
     return list(read_sequences(parts, params.video, params.clips, params.diffusion.context, splits))
 
 
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve seconds of the scene."""
+    return write_video(tmp_path_factory.mktemp("scene") / "scene.mp4", draw_scene(120))
+
+
 @pytest.fixture
 def labeled(tmp_path: Path) -> Path:
     """Eight clips of 30 frames, four of them with an intruder in frames 10 to 19."""
@@ -62,8 +68,8 @@ def test_as_many_are_synthesized_as_wanted(scene, count):
     made = [s for s in sequences if s.kind != "normal"]
     assert len(made) == 3 * count
     assert all(s.mask.any() and not s.mask.all() for s in made)
-    assert {s.kind for s in made if s.split == "test"} == {"patch"}
-    assert {s.kind for s in made if s.split != "test"} <= {"skip", "warp"}
+    assert {s.kind for s in made if s.split == "test"} == {"skip"}
+    assert {s.kind for s in made if s.split != "test"} <= {"patch", "warp"}
     assert len({s.group for s in sequences}) == len(sequences)
     assert len(sequences) == count_sequences(plan_parts(params.video, params.clips), params.video, SPLITS)
 
@@ -107,7 +113,7 @@ def test_labeled_training_clips_are_joined_by_synthesized_anomalies(labeled):
     params = reduce_params(source=str(labeled), labels=str(labeled / "labels.csv"))
     kinds = {s.kind for s in read(params, ["train"])}
     assert {"normal", "labeled"} < kinds
-    assert kinds & {"skip", "warp"}
+    assert kinds & {"patch", "warp"}
 
 
 def test_the_diffusion_model_sees_no_labeled_frame(labeled):

@@ -202,4 +202,4 @@ def choose_threshold(y_true: NDArray[np.bool_], y_proba: NDArray[np.float64], co
     missed = np.searchsorted(anomalous, thresholds) / len(anomalous)
     false_alarms = 1 - np.searchsorted(normal, thresholds) / len(normal)
     costs = cost_ratio * missed + false_alarms
-    return float(thresholds[np.where(np.isclose(costs, costs.min()), np.diff(edges), -1.0).argmax()])
+    return float(thresholds[np.where(np.isclose(costs, costs.min(), rtol=1e-9), np.diff(edges), -1.0).argmax()])
