@@ -20,9 +20,10 @@ check: lint  ## what to run before each commit: the linters and the quick tests
 lint: $(VENV)/dev.stamp  ## what pre-commit and CI check
 	ruff check && ruff format --check && mypy && lint-imports
 
-bench: $(VENV)/dev.stamp  ## measure training settings and forms of quantization side by side
+bench: $(VENV)/dev.stamp  ## measure training settings, forms of quantization, detection
 	python benchmarks/training_cost.py
 	python benchmarks/quantization.py
+	python benchmarks/video_detect.py --minutes 1 5
 
 lock: $(VENV)/dev.stamp  ## requirements/ made anew from pyproject.toml
 	requirements/lock

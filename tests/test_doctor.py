@@ -369,12 +369,12 @@ def test_pending_runs_are_counted(repository: Path):
     assert (check.status, check.detail, check.remedy) == ("problem", "1", "evergreen runs send")
 
 
-def test_missing_and_damaged_bundle(repository: Path):
-    assert run_checks()["bundle"].status == "missing"
-    folder = repository / "models" / "text"
-    folder.mkdir(parents=True)
-    (folder / MANIFEST).write_text("{}")
-    check = run_checks()["bundle"]
+@pytest.mark.parametrize(("name", "folder"), [("bundle", "models/text"), ("video bundle", "models/video")])
+def test_missing_and_damaged_bundle(repository: Path, name: str, folder: str):
+    assert run_checks()[name].status == "missing"
+    (repository / folder).mkdir(parents=True)
+    (repository / folder / MANIFEST).write_text("{}")
+    check = run_checks()[name]
     assert (check.status, check.required) == ("problem", True)
     assert "dvc pull" in check.remedy
 

@@ -328,12 +328,17 @@ fast.save_pretrained(root / "models/org/tiny")
 rows = datasets.Dataset.from_dict({"text": ["good", "bad", "so so"], "label": ["positive", "negative", "neutral"]})
 rows.to_parquet(root / "datasets/org/tiny/data/train-00000-of-00001.parquet")
 rows.save_to_disk(root / "datasets/org/saved")
+from diffusers import DDPMScheduler, UNet2DModel
+blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
+unet = UNet2DModel(in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=8, add_attention=False, **blocks)
+unet.save_pretrained(root / "models/org/diffusion")
+DDPMScheduler().save_pretrained(root / "models/org/diffusion")
 """
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory) -> Iterator[dict[str, str]]:
-    """The environment in which a hub of two tiny datasets and a tiny model is the one and only."""
+    """The environment in which a hub of two tiny datasets and two tiny models is the one and only."""
     root = tmp_path_factory.mktemp("hub")
     (root / "datasets/org/tiny/data").mkdir(parents=True)
     run(SAVE, str(root), HF_HUB_OFFLINE="1")
@@ -369,6 +374,20 @@ model, tokens = AutoModel.from_pretrained(path), AutoTokenizer.from_pretrained(p
 print(model(**tokens("good bad", return_tensors="pt")).last_hidden_state.shape[-1], (path / "model.onnx").exists())
 """
     assert run(code, **hub).split() == ["8", "False"]
+
+
+def test_hub_diffusion_model(hub):
+    code = """
+from pathlib import Path
+from evergreen.params import Params
+from evergreen.video.diffusion import create_denoiser
+params = Params.load(PARAMS)
+changes = {"base_model": "hf://org/diffusion", "context": []}
+denoiser = create_denoiser(params.diffusion.model_copy(update=changes), params.clips)
+print(denoiser.scheduler.config.prediction_type, denoiser.unet.config.in_channels)
+"""
+    parameters = Path(__file__).parents[1] / "params.yaml"
+    assert run(code.replace("PARAMS", repr(str(parameters))), **hub).split() == ["epsilon", "1"]
 
 
 def test_hub_datasets(hub):

@@ -143,21 +143,51 @@ def bundle_verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the bundle.")] = BUNDLE,
 ) -> None:
     """Check every file of a bundle against its manifest, load the model, and describe it."""
+    described = _describe_detector(folder) if _read_bundle_name(folder) == "video" else _describe_classifier(folder)
+    typer.echo(f"{folder}: fine")
+    for name, value in described.items():
+        typer.echo(f"{name + ':':<11}{value}")
+
+
+def _read_bundle_name(folder: Path) -> str | None:
+    """Which pipeline's bundle it is; None where that can't be read, which loading it reports."""
+    try:
+        name = json.loads((folder / "bundle.json").read_bytes())["name"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return str(name)
+
+
+def _describe_classifier(folder: Path) -> dict[str, str]:
     from evergreen.text.bundle import Bundle  # noqa: PLC0415
     from evergreen.text.runtime import Classifier  # noqa: PLC0415 - imports ONNX Runtime
 
     bundle = Bundle.load(folder)
     Classifier(bundle)  # what Classifier.load does after hashing the files, which is done
     manifest = bundle.manifest
-    typer.echo(f"{folder}: fine")
-    for name, value in {
+    return {
         "version": manifest.version,
         "labels": ", ".join(manifest.labels),
         "dtype": manifest.dtype,
         "size": decimal(bundle.size_bytes),
         "data hash": manifest.data_hash,
-    }.items():
-        typer.echo(f"{name + ':':<11}{value}")
+    }
+
+
+def _describe_detector(folder: Path) -> dict[str, str]:
+    from evergreen.video.bundle import Bundle  # noqa: PLC0415
+    from evergreen.video.detector import Detector  # noqa: PLC0415 - imports ONNX Runtime and OpenCV
+
+    bundle = Bundle.load(folder)
+    Detector(bundle)  # as above
+    clips, clip = bundle.manifest.clips, bundle.manifest.offline.clip
+    return {
+        "version": bundle.manifest.version,
+        "frames": f"{clips.height} × {clips.width}, {'color' if clips.color else 'gray'}, windows of {clips.window}",
+        "threshold": f"{clip.threshold:.3f}",
+        "size": decimal(bundle.size_bytes),
+        "data hash": bundle.manifest.data_hash,
+    }
 
 
 @runs_app.command("send", epilog="Example: MLFLOW_TRACKING_URI=http://localhost:5000 evergreen runs send")

@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evergreen.errors import EvergreenError
-
 if TYPE_CHECKING:
     from evergreen.video.detector import Detector
 
@@ -29,15 +27,19 @@ def detect(
     """Print 1 when the video holds an anomaly, else 0; with --out leave the evidence as well."""
     if stream and out is not None:
         raise typer.BadParameter("a stream leaves no evidence; give one of the two", param_hint="'--stream' / '--out'")
+    if not stream and source.startswith(("rtsp://", "rtmp://", "udp://")):
+        raise typer.BadParameter("the address of a stream; add --stream", param_hint="'FILE'")
 
+    from evergreen.sources import resolve  # noqa: PLC0415
     from evergreen.video import detection  # noqa: PLC0415 - imports ONNX Runtime and OpenCV
     from evergreen.video.detector import Detector  # noqa: PLC0415
 
+    path = None if stream else resolve(source)
     detector = Detector.load(bundle)
-    if stream:
+    if path is None:
         _watch(detector, source)
     else:
-        print(detection.detect(detector, Path(source), out).answer)
+        print(detection.detect(detector, path, out).answer)
 
 
 def _watch(detector: "Detector", source: str) -> None:
@@ -57,10 +59,10 @@ def _watch(detector: "Detector", source: str) -> None:
 
 @app.command(epilog="Example: evergreen video train footage/ --labels labels.csv --out models/hall")
 def train(
-    path: Annotated[Path, typer.Argument(help="A video file, or a folder of them, or one with folders 0 and 1.")],
+    path: Annotated[str, typer.Argument(help="A video file, or a folder of them, or one with folders 0 and 1.")],
     out: Annotated[Path, typer.Option(help="Folder for the bundle (in bundle/), its metrics, plots and card.")],
     labels: Annotated[
-        Path | None, typer.Option(help="CSV of clip, first_frame and last_frame: where the anomalies are.")
+        str | None, typer.Option(help="CSV of clip, first_frame and last_frame: where the anomalies are.")
     ] = None,
     params_file: Annotated[Path, typer.Option("--params", help="The parameter file.")] = Path("params.yaml"),
 ) -> None:
@@ -68,11 +70,8 @@ def train(
     from evergreen.params import Params  # noqa: PLC0415 - for this command only
 
     params = Params.load(params_file)
-    for given in filter(None, (path, labels)):
-        if not given.exists():
-            raise EvergreenError(f"{given}: no such file or folder. Correct the path.")
-    changes = {"source": str(path), "labels": None if labels is None else str(labels)}
-    params = params.model_copy(update={"video": params.video.model_copy(update=changes)})
+    video = params.video.model_copy(update={"source": path, "labels": labels})
+    params = params.model_copy(update={"video": video})
 
     from evergreen.video.build import evaluate_detector, make_detector  # noqa: PLC0415 - imports torch
     from evergreen.video.card import render_card  # noqa: PLC0415

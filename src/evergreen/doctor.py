@@ -21,9 +21,11 @@ from evergreen.logs import redact
 from evergreen.params import Params, ParamsError
 from evergreen.settings import Settings
 from evergreen.sources import resolve
-from evergreen.text.bundle import Bundle
+from evergreen.text.bundle import Bundle as TextBundle
+from evergreen.video.bundle import Bundle as VideoBundle
 
-BUNDLE, DVC, PARAMS = Path("models/text"), Path(".dvc"), Path("params.yaml")
+TEXT_BUNDLE, VIDEO_BUNDLE = Path("models/text"), Path("models/video")
+DVC, PARAMS = Path(".dvc"), Path("params.yaml")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def run_checks(settings: Settings) -> list[CheckResult]:
         _check_dvc(),
         _check_tracking(settings),
         _check_outbox(settings),
-        _check_bundle(),
+        *_check_bundles(),
         *_check_tools(),
     ]
     return [replace(check, detail=redact(check.detail), remedy=redact(check.remedy)) for check in checks]
@@ -279,14 +281,21 @@ def _check_outbox(settings: Settings) -> CheckResult:
     return CheckResult("runs to send", "ok", "none")
 
 
-def _check_bundle() -> CheckResult:
-    if not (BUNDLE / MANIFEST).exists():
-        return CheckResult("bundle", "missing", f"none in {BUNDLE}", "Fetch it (dvc pull) or make it (dvc repro).")
-    try:
-        manifest = Bundle.load(BUNDLE).manifest
-    except (EvergreenError, OSError) as error:
-        return CheckResult("bundle", "problem", *_split_remedy(error), required=True)
-    return CheckResult("bundle", "ok", f"{BUNDLE} {manifest.version}, {manifest.dtype}", required=True)
+def _check_bundles() -> Iterator[CheckResult]:
+    remedy = "Fetch it (dvc pull) or make it (dvc repro)."
+    for name, folder, bundle_class in (
+        ("bundle", TEXT_BUNDLE, TextBundle),
+        ("video bundle", VIDEO_BUNDLE, VideoBundle),
+    ):
+        if not (folder / MANIFEST).exists():
+            yield CheckResult(name, "missing", f"none in {folder}", remedy)
+            continue
+        try:
+            version = bundle_class.load(folder).manifest.version
+        except (EvergreenError, OSError) as error:
+            yield CheckResult(name, "problem", *_split_remedy(error), required=True)
+        else:
+            yield CheckResult(name, "ok", f"{folder} {version}", required=True)
 
 
 def _check_tools() -> Iterator[CheckResult]:

@@ -235,6 +235,13 @@ def test_the_bundle_of_the_other_pipeline_is_refused(built):
         TextBundle.load(built / "bundle")
 
 
+def test_the_bundle_is_described(built):
+    result = CliRunner().invoke(app, ["bundle", "verify", str(built / "bundle")])
+    assert result.exit_code == 0
+    for part in ("fine", "0.1.0", "32 × 48, gray, windows of 8", "threshold:"):
+        assert part in result.stdout
+
+
 def test_a_model_with_other_inputs_is_refused(built, tmp_path):
     folder = Path(shutil.copytree(built / "bundle", tmp_path / "bundle"))
     shutil.copy(folder / "denoiser.onnx", folder / "cnn_lstm.onnx")
@@ -284,9 +291,13 @@ def test_a_stream_prints_alarms_as_they_occur(built, intruded):
     ("arguments", "code", "message"),
     [
         (["detect", "none.mp4"], 1, "none.mp4: no such file"),
-        (["detect", "a.mp4", "--bundle", "nowhere"], 1, "bundle.json: missing"),
+        (["detect", "params.yaml", "--bundle", "nowhere"], 1, "bundle.json: missing"),
+        (["detect", "params.yaml"], 1, "params.yaml: not a video"),
+        (["detect", "rtsp://127.0.0.1/a"], 2, "add --stream"),
+        (["detect", "rtsp://me:hush@127.0.0.1:9/a", "--stream"], 1, "rtsp://***@127.0.0.1:9/a: can't be opened"),
         (["detect", "a.mp4", "--stream", "--out", "x"], 2, "a stream leaves no evidence"),
         (["train", "none", "--out", "x"], 1, "none: no such file"),
+        (["train", "params.yaml", "--out", "x", "--labels", "none.csv"], 1, "none.csv: no such file"),
     ],
 )
 def test_what_is_wrong_is_said(built, tmp_path, monkeypatch, arguments, code, message):

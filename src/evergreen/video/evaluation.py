@@ -23,7 +23,10 @@ Statistic = Callable[[Mask, Scores], float]
 
 @dataclass
 class ScoredSequence:
-    """A sequence with the scores of its frames, [frames], its own, and that of the difference of frames, [frames]."""
+    """A sequence with the scores of its frames, [frames], its own, and that of the difference of frames, [frames].
+
+    `worst` is the frame of the highest score, of those that are anomalous where some are.
+    """
 
     sequence: Sequence
     y_proba: Scores
@@ -43,8 +46,14 @@ def score_sequences(detector: Detector, sequences: Iterable[Sequence]) -> Iterat
             np.array([frame.y_proba for frame in scored]),
             max(frame.clip_proba for frame in scored),
             measure_difference(images, detector.manifest)[len(sequence.lead) :],
-            max(scored, key=lambda frame: frame.y_proba),
+            _find_worst(scored, sequence.mask),
         )
+
+
+def _find_worst(scored: list[ScoredFrame], mask: Mask) -> ScoredFrame:
+    """Of the anomalous frames, where there are some."""
+    candidates = [frame for frame, anomalous in zip(scored, mask, strict=True) if anomalous or not mask.any()]
+    return max(candidates, key=lambda frame: frame.y_proba)
 
 
 def measure_difference(images: NDArray[np.uint8], manifest: Manifest) -> Scores:

@@ -65,11 +65,13 @@ class OverlayWriter:
         drawn = draw_heat(picture, scored.errors, self._manifest)
         text = f"{scored.frame.seconds:.1f} s  {scored.y_proba:.2f}"
         scale = max(drawn.shape[1] / 900, 0.3)
-        for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-            place = (round(14 * scale), round(30 * scale))
-            cv2.putText(drawn, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, color, thickness, cv2.LINE_AA)
+        border = max(round(8 * scale), 2)
+        (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+        cv2.rectangle(drawn, (0, 0), (width + 4 * border, height + 4 * border), (0, 0, 0), cv2.FILLED)
+        place = (2 * border, height + 2 * border)
+        cv2.putText(drawn, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
         if scored.is_anomalous:
-            cv2.rectangle(drawn, (0, 0), (drawn.shape[1] - 1, drawn.shape[0] - 1), ALARM, max(round(8 * scale), 2))
+            cv2.rectangle(drawn, (0, 0), (drawn.shape[1] - 1, drawn.shape[0] - 1), ALARM, border)
         return drawn
 
     def __enter__(self) -> Self:
