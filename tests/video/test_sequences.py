@@ -104,6 +104,7 @@ def test_labeled_clips_are_divided_whole(labeled):
         assert kinds == {0, 1}, split  # each with and without anomalies
     sequences = read(params, ["test"])
     assert {s.kind for s in sequences} == {"normal", "labeled"}  # nothing is synthesized where labels are
+    assert count_sequences(parts, params.video, ["test"]) == len(sequences)
     [anomalous] = [s for s in sequences if s.kind == "labeled"]
     assert anomalous.mask.tolist() == [10 <= number < 20 for number in range(30)]
     assert all(s.group == s.name.split()[0] for s in sequences)

@@ -161,8 +161,9 @@ def read_sequences(
 
 def count_sequences(parts: list[Part], params: VideoParams, splits: Collection[Split]) -> int:
     """How many sequences `read_sequences` gives at most."""
-    pieces = sum(_count_pieces(part, params) for part in parts if part.split in splits)
-    return pieces + len(splits) * params.synthetic_sequences
+    parts = [part for part in parts if part.split in splits]
+    synthesized = {part.split for part in parts if part.clip.ranges is None or part.split == "train"}
+    return sum(_count_pieces(part, params) for part in parts) + len(synthesized) * params.synthetic_sequences
 
 
 def _count_pieces(part: Part, params: VideoParams) -> int:
