@@ -20,11 +20,15 @@ def main() -> None:
     from evergreen.video.card import render_card
     from evergreen.video.detector import Detector
     from evergreen.video.metrics import FeatureMetrics
+    from evergreen.video.sequences import plan_parts
 
-    bundle, training = make_detector(params, FEATURES, WEIGHTS, BUNDLE, REPORTS / "cnn_lstm.csv")
-    metrics, pictures = evaluate_detector(Detector(bundle), training, params, REPORTS)
-    metrics.save(METRICS / "video.json")
+    parts = plan_parts(params.video, params.clips)
     features = FeatureMetrics.load(METRICS / "video_features.json")
+    bundle, training = make_detector(
+        params, parts, features.normal_frames, FEATURES, WEIGHTS, BUNDLE, REPORTS / "cnn_lstm.csv"
+    )
+    metrics, pictures = evaluate_detector(Detector(bundle), training, params, parts, REPORTS)
+    metrics.save(METRICS / "video.json")
     CARD.write_text(render_card(bundle.manifest, metrics, features, params.video), encoding="utf-8")
     run = Run.of_bundle(
         bundle.manifest,

@@ -16,8 +16,10 @@ def main() -> None:
     settings = Settings.load()
     # Imported once the parameters are right, since this takes seconds.
     from evergreen.video.extraction import make_features
+    from evergreen.video.sequences import plan_parts
 
-    metrics = make_features(params, FEATURES, WEIGHTS, HISTORY, settings.state_dir / "checkpoints")
+    parts = plan_parts(params.video, params.clips)
+    metrics = make_features(params, parts, FEATURES, WEIGHTS, HISTORY, settings.state_dir / "checkpoints")
     metrics.save(METRICS)
     print(
         f"diffusion model: {metrics.diffusion_steps} steps on {metrics.normal_frames:,} normal frames in "

@@ -77,15 +77,15 @@ def train(
     from evergreen.video.card import render_card  # noqa: PLC0415
     from evergreen.video.detector import Detector  # noqa: PLC0415
     from evergreen.video.extraction import make_features  # noqa: PLC0415
+    from evergreen.video.sequences import plan_parts  # noqa: PLC0415
 
-    reports = out / "reports"
-    features = make_features(
-        params, out / "features.h5", out / "diffusion", reports / "diffusion.csv", out / "checkpoints"
-    )
+    reports, maps, weights = out / "reports", out / "features.h5", out / "diffusion"
+    parts = plan_parts(params.video, params.clips)
+    features = make_features(params, parts, maps, weights, reports / "diffusion.csv", out / "checkpoints")
     made, training = make_detector(
-        params, out / "features.h5", out / "diffusion", out / "bundle", reports / "cnn_lstm.csv"
+        params, parts, features.normal_frames, maps, weights, out / "bundle", reports / "cnn_lstm.csv"
     )
-    metrics, _ = evaluate_detector(Detector(made), training, params, reports)
+    metrics, _ = evaluate_detector(Detector(made), training, params, parts, reports)
     metrics.save(out / "metrics.json")
     (out / "card.md").write_text(render_card(made.manifest, metrics, features, params.video), encoding="utf-8")
     print(f"frame AUC {metrics.frame_auc}, clip AUC {metrics.clip_auc}; card in {out / 'card.md'}")

@@ -17,14 +17,12 @@ def built(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the error maps, the diffusion model, and the bundle of a detector trained on the scene."""
     from evergreen.video.build import make_detector
     from evergreen.video.extraction import make_features
+    from evergreen.video.sequences import plan_parts
 
     folder = tmp_path_factory.mktemp("built")
     params = reduce_params(source=str(scene))
-    features = make_features(
-        params, folder / "features.h5", folder / "diffusion", folder / "reports/diffusion.csv", folder / "checkpoints"
-    )
-    features.save(folder / "features.json")
-    make_detector(
-        params, folder / "features.h5", folder / "diffusion", folder / "bundle", folder / "reports/cnn_lstm.csv"
-    )
+    parts = plan_parts(params.video, params.clips)
+    maps, weights, reports = folder / "features.h5", folder / "diffusion", folder / "reports"
+    features = make_features(params, parts, maps, weights, reports / "diffusion.csv", folder / "checkpoints")
+    make_detector(params, parts, features.normal_frames, maps, weights, folder / "bundle", reports / "cnn_lstm.csv")
     return folder

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from evergreen.bundle import BundleError
+from evergreen.onnx_session import load_session
 from evergreen.text.bundle import MODEL, TOKENIZER, Bundle
 from evergreen.text.cleaning import VERSION, build_cleaner
 
@@ -127,14 +128,7 @@ def _load_tokenizer(bundle: Bundle) -> Tokenizer:
 
 def _load_session(bundle: Bundle, num_threads: int | None) -> onnxruntime.InferenceSession:
     file = bundle.folder / MODEL
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if num_threads is not None:
-        options.intra_op_num_threads = num_threads
-    try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the library raises nothing narrower
-        raise BundleError(f"{file}: not a model that ONNX Runtime loads ({error}). Make the bundle again.") from error
+    session = load_session(file, num_threads)
     widths = {output.name: output.shape[-1] for output in session.get_outputs()}
     manifest = bundle.manifest
     if widths != {"logits": len(manifest.labels), "sentence_embedding": manifest.embedding_size}:

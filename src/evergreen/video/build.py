@@ -19,19 +19,14 @@ from evergreen.video.cnn_lstm_export import check_parity, export_cnn_lstm
 from evergreen.video.cost import measure_cost
 from evergreen.video.detector import Detector, load_judge, load_reconstructor
 from evergreen.video.diffusion import Denoiser
-from evergreen.video.diffusion_export import predict_torch
+from evergreen.video.diffusion_export import make_reconstructor
 from evergreen.video.evaluation import measure_kinds, measure_scores, score_sequences
 from evergreen.video.metrics import Parity, VideoMetrics
-from evergreen.video.reconstruction import Reconstructor
 from evergreen.video.report import write_report
-from evergreen.video.sequences import (
-    Part,
-    count_sequences,
-    plan_parts,
-    read_normal_frames,
-    read_sequences,
-)
+from evergreen.video.sequences import Part, count_sequences, read_sequences
 from evergreen.video.training import CnnLstmResult, calibrate, load_training_set, train_cnn_lstm
+
+MODELS = ("offline", "causal")
 
 
 @dataclass
@@ -45,11 +40,19 @@ class DetectorTraining:
 
 
 def make_detector(
-    params: Params, features: Path, weights: Path, folder: Path, history: Path
+    params: Params,
+    parts: list[Part],
+    normal_frames: int,
+    features: Path,
+    weights: Path,
+    folder: Path,
+    history: Path,
 ) -> tuple[Bundle, DetectorTraining]:
     """Train both CNN+LSTMs, calibrate what was exported, and write the bundle into `folder`, in place of what is there.
 
     Args:
+        parts: of the videos, as `plan_parts` divides them.
+        normal_frames: that the diffusion model learned from, as `make_features` says.
         features, weights: what `make_features` wrote.
         history: CSV of the training.
 
@@ -66,7 +69,6 @@ def make_detector(
     cost_ratio = params.cnn_lstm.cost_ratio
     offline = calibrate(features, load_judge(folder / CNN_LSTM), params.clips, cost_ratio, causal=False)
     causal = calibrate(features, load_judge(folder / CNN_LSTM_CAUSAL), params.clips, cost_ratio, causal=True)
-    parts = plan_parts(params.video, params.clips)
     parity = _check_parity(parts, params, [result.model for result in results.values()], weights, folder)
     manifest = Manifest(
         version=params.video.version,
@@ -82,7 +84,7 @@ def make_detector(
         offline=offline,
         causal=causal,
         cost_ratio=cost_ratio,
-        normal_frames=len(read_normal_frames(parts, params.video, params.clips, params.diffusion.context)),
+        normal_frames=normal_frames,
         train_sequences=data.n_sequences,
         weights_hash=hash_files(*sorted((weights / "unet").glob("*.safetensors"))),
     )
@@ -90,9 +92,6 @@ def make_detector(
     history.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(history, index=False)
     return Bundle.write(folder, manifest), _summarize(results, parity)
-
-
-MODELS = ("offline", "causal")
 
 
 def _summarize(results: dict[str, CnnLstmResult], parity: Parity) -> DetectorTraining:
@@ -112,7 +111,7 @@ def _check_parity(parts: list[Part], params: Params, models: list[CnnLstm], weig
     sequence = next(read_sequences(parts, params.video, params.clips, params.diffusion.context, ["validation"]))
     denoiser = Denoiser.load(weights)
     settings = (params.diffusion.context, params.clips.cut_threshold, params.reconstruction)
-    exact = Reconstructor(predict_torch(denoiser), np.load(weights / SCHEDULE), *settings)
+    exact = make_reconstructor(denoiser, *settings)
     images = sequence.images[: params.clips.window]
     return check_parity(
         images, (exact, load_reconstructor(folder, *settings)), models, folder, params.video.max_difference
@@ -125,10 +124,9 @@ def _list_sources(parts: list[Part], params: Params) -> list[Path]:
 
 
 def evaluate_detector(
-    detector: Detector, training: DetectorTraining, params: Params, reports: Path
+    detector: Detector, training: DetectorTraining, params: Params, parts: list[Part], reports: Path
 ) -> tuple[VideoMetrics, list[Path]]:
     """Measure a bundle on the test part, run it as a user would, and return the metrics and the pictures."""
-    parts = plan_parts(params.video, params.clips)
     total = count_sequences(parts, params.video, ["test"])
     sequences = read_sequences(parts, params.video, params.clips, params.diffusion.context, ["test"])
     scored = list(score_sequences(detector, show_progress(sequences, "test", total=total, unit="sequence")))

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evergreen.errors import EvergreenError
 from evergreen.logs import get_logger, redact
 from evergreen.params import ClipParams
+from evergreen.video.context import Image
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what it says of a damaged file is said below, with the file
 import cv2
 
 log = get_logger(__name__)
-Image = NDArray[np.uint8]
 Item = TypeVar("Item")
 PREVIEW_WIDTH = 640
 

@@ -79,6 +79,13 @@ def detect(detector: Detector, source: Path, folder: Path | None = None) -> Dete
             alarms.append(scored.is_anomalous)
             if overlay is not None:
                 overlay.write(scored)
+    _conclude(detection, windows, alarms)
+    if folder is not None:
+        _write_evidence(detection, source.name, folder)
+    return detection
+
+
+def _conclude(detection: Detection, windows: list[float], alarms: list[bool]) -> None:
     detection.n_frames = len(detection.frames)
     detection.score = max(windows)
     detection.answer = int(detection.score >= detection.threshold)
@@ -86,16 +93,16 @@ def detect(detector: Detector, source: Path, folder: Path | None = None) -> Dete
         # The frames of an anomalous window, where none stands out among them.
         alarms = [proba >= detection.threshold for proba in windows]
     detection.ranges = _find_ranges(detection, alarms)
-    if folder is not None:
-        from evergreen.plots import plot_timeline  # noqa: PLC0415 - takes a second to import
 
-        detection.save(folder / "result.json")
-        spans = [(part.start_seconds, part.end_seconds) for part in detection.ranges]
-        title = f"{source.name}: {detection.answer} (score {detection.score:.2f}, threshold {detection.threshold:.2f})"
-        plot_timeline(
-            detection.seconds, detection.scores, detection.frame_threshold, spans, title, folder / "timeline.png"
-        )
-    return detection
+
+def _write_evidence(detection: Detection, name: str, folder: Path) -> None:
+    """Write all but the overlay, which was written frame by frame."""
+    from evergreen.plots import plot_timeline  # noqa: PLC0415 - takes a second to import
+
+    detection.save(folder / "result.json")
+    spans = [(part.start_seconds, part.end_seconds) for part in detection.ranges]
+    title = f"{name}: {detection.answer} (score {detection.score:.2f}, threshold {detection.threshold:.2f})"
+    plot_timeline(detection.seconds, detection.scores, detection.frame_threshold, spans, title, folder / "timeline.png")
 
 
 def _find_ranges(detection: Detection, alarms: list[bool]) -> list[TimeRange]:

@@ -11,6 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from evergreen.bundle import BundleError
+from evergreen.onnx_session import load_session
 from evergreen.params import ReconstructionParams
 from evergreen.video.bundle import CNN_LSTM, CNN_LSTM_CAUSAL, DENOISER, SCHEDULE, Bundle, Calibrations
 from evergreen.video.clips import Clip, Frame, slide
@@ -187,14 +188,7 @@ def load_judge(file: Path, num_threads: int | None = None) -> Judge:
 def _load_session(
     file: Path, inputs: set[str], outputs: set[str], num_threads: int | None
 ) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if num_threads is not None:
-        options.intra_op_num_threads = num_threads
-    try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the library raises nothing narrower
-        raise BundleError(f"{file}: not a model that ONNX Runtime loads ({error}). Make the bundle again.") from error
+    session = load_session(file, num_threads)
     names = ({node.name for node in session.get_inputs()}, {node.name for node in session.get_outputs()})
     if names != (inputs, outputs):
         raise BundleError(f"{file}: has inputs and outputs {names}, not {(inputs, outputs)}. Make the bundle again.")

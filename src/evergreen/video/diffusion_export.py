@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 
 from evergreen.onnx_export import export_onnx
-from evergreen.params import ClipParams
+from evergreen.params import ClipParams, ReconstructionParams
 from evergreen.video.bundle import DENOISER, SCHEDULE
 from evergreen.video.diffusion import Denoiser
-from evergreen.video.reconstruction import Predict
+from evergreen.video.reconstruction import Predict, Reconstructor
 
 
 def export_denoiser(denoiser: Denoiser, clips: ClipParams, folder: Path) -> None:
@@ -25,8 +25,15 @@ def export_denoiser(denoiser: Denoiser, clips: ClipParams, folder: Path) -> None
     np.save(folder / SCHEDULE, denoiser.alphas_cumprod.numpy().astype(np.float32))
 
 
-def predict_torch(denoiser: Denoiser) -> Predict:
-    """The diffusion model as torch runs it, on a GPU where there is one."""
+def make_reconstructor(
+    denoiser: Denoiser, context: list[int], cut_threshold: float | None, params: ReconstructionParams
+) -> Reconstructor:
+    """The diffusion model as torch runs it, on a GPU where there is one; `load_reconstructor` runs its ONNX."""
+    alphas_cumprod = denoiser.alphas_cumprod.cpu().numpy().astype(np.float32)
+    return Reconstructor(_predict_torch(denoiser), alphas_cumprod, context, cut_threshold, params)
+
+
+def _predict_torch(denoiser: Denoiser) -> Predict:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     denoiser = denoiser.to(device)
 

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +12,27 @@ import torch
 
 from evergreen.params import Params
 from evergreen.progress import show_progress
-from evergreen.video.bundle import SCHEDULE
 from evergreen.video.detector import load_reconstructor
 from evergreen.video.diffusion import Denoiser, train_denoiser
-from evergreen.video.diffusion_export import export_denoiser, predict_torch
+from evergreen.video.diffusion_export import export_denoiser, make_reconstructor
 from evergreen.video.features import write_features
 from evergreen.video.metrics import FeatureMetrics
 from evergreen.video.reconstruction import Reconstructor
-from evergreen.video.sequences import Split, count_sequences, plan_parts, read_normal_frames, read_sequences
+from evergreen.video.sequences import Part, Split, count_sequences, read_normal_frames, read_sequences
 
 
-def make_features(params: Params, features: Path, weights: Path, history: Path, checkpoints: Path) -> FeatureMetrics:
+def make_features(
+    params: Params, parts: list[Part], features: Path, weights: Path, history: Path, checkpoints: Path
+) -> FeatureMetrics:
     """Train the diffusion model on normal frames and write the error maps of training and validation.
 
     Args:
+        parts: of the videos, as `plan_parts` divides them.
         features: the file of error maps.
         weights: folder of the diffusion model, as diffusers reads it and as ONNX.
         history: CSV of the training loss.
         checkpoints: where a training that is cut off is resumed from.
     """
-    parts = plan_parts(params.video, params.clips)
     context = params.diffusion.context
     frames = read_normal_frames(parts, params.video, params.clips, context)
     fingerprint = hashlib.sha256(frames.tobytes())
@@ -58,9 +60,7 @@ def make_features(params: Params, features: Path, weights: Path, history: Path, 
         normal_frames=len(frames),
         diffusion_steps=len(losses),
         diffusion_loss=float(np.mean(losses[-max(len(losses) // 10, 1) :])) if losses else None,
-        n_sequences=stats.n_sequences,
-        n_frames=stats.n_frames,
-        n_anomalous=stats.n_anomalous,
+        **asdict(stats),
     )
 
 
@@ -68,5 +68,5 @@ def _load(denoiser: Denoiser, weights: Path, params: Params) -> Reconstructor:
     """On a GPU torch is faster; without one the ONNX file is, and it is what production runs."""
     settings = (params.diffusion.context, params.clips.cut_threshold, params.reconstruction)
     if torch.cuda.is_available():
-        return Reconstructor(predict_torch(denoiser), np.load(weights / SCHEDULE), *settings)
+        return make_reconstructor(denoiser, *settings)
     return load_reconstructor(weights, *settings)

@@ -22,6 +22,7 @@ from evergreen.video.detector import Judge, judge_stream, judge_windows
 from evergreen.video.features import read_features
 
 log = get_logger(__name__)
+SPLITS = ("train", "validation")
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,6 @@ def load_training_set(features: Path, params: CnnLstmParams, clips: ClipParams) 
     return TrainingSet(
         sets["train"], sets["validation"], logs.mean(1).numpy(), logs.std(1).clamp(min=1e-3).numpy(), n_sequences
     )
-
-
-SPLITS = ("train", "validation")
 
 
 def _stack(groups: Iterable[list[tuple[Tensor, NDArray[np.bool_]]]]) -> list[Windows]:
