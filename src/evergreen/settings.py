@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from dotenv import load_dotenv
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from evergreen.errors import EvergreenError
 
@@ -16,17 +16,8 @@ class SettingsError(EvergreenError):
     exit_code = 2
 
 
-class Settings(BaseSettings):
-    """Read from the environment; the defaults need no service."""
-
-    state_dir: Path = Field(Path(".evergreen"), alias="EVERGREEN_STATE_DIR")
-    """Checkpoints, the tracking outbox and the default databases; never committed."""
-    mlflow_tracking_uri: str | None = Field(None, alias="MLFLOW_TRACKING_URI")
-    mlflow_experiment: str = Field("evergreen", alias="MLFLOW_EXPERIMENT_NAME")
-    tracking_timeout: float = Field(3.0, alias="EVERGREEN_TRACKING_TIMEOUT", gt=0)
-    """Seconds to wait for a connection to the tracking server; a request may take ten times as long."""
-    s3_endpoint_url: str | None = Field(None, alias="AWS_ENDPOINT_URL")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("warning", alias="EVERGREEN_LOG_LEVEL")
+class _Environment(BaseSettings):
+    """Read from the environment, with one message for all that is wrong."""
 
     @classmethod
     def load(cls) -> Self:
@@ -45,6 +36,26 @@ class Settings(BaseSettings):
             wrong = [f"{problem['loc'][0]}: {problem['input']!r}. {problem['msg']}" for problem in error.errors()]
             raise SettingsError("; ".join(wrong) + ". Correct the environment or .env.") from error
 
+
+class Settings(_Environment):
+    """What every command may need; the defaults need no service."""
+
+    state_dir: Path = Field(Path(".evergreen"), alias="EVERGREEN_STATE_DIR")
+    """Checkpoints, the tracking outbox and the default databases; never committed."""
+    mlflow_tracking_uri: str | None = Field(None, alias="MLFLOW_TRACKING_URI")
+    mlflow_experiment: str = Field("evergreen", alias="MLFLOW_EXPERIMENT_NAME")
+    tracking_timeout: float = Field(3.0, alias="EVERGREEN_TRACKING_TIMEOUT", gt=0)
+    """Seconds to wait for a connection to the tracking server; a request may take ten times as long."""
+    s3_endpoint_url: str | None = Field(None, alias="AWS_ENDPOINT_URL")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("warning", alias="EVERGREEN_LOG_LEVEL")
+    database_url: str | None = Field(None, alias="DATABASE_URL")
+    """Of the prediction log, as SQLAlchemy writes it: postgresql+psycopg://USER:PASSWORD@HOST/NAME."""
+    log_text: Literal["cleaned", "hash", "none"] = Field("cleaned", alias="EVERGREEN_LOG_TEXT")
+    """What the prediction log keeps of a text."""
+    log_retention_days: int = Field(90, alias="EVERGREEN_LOG_RETENTION_DAYS", ge=1)
+    log_unavailable: Literal["refuse", "spool"] = Field("refuse", alias="EVERGREEN_LOG_UNAVAILABLE")
+    """While the log can't be written: refuse requests, or answer and keep their rows in files until it can."""
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _ignore_case(cls, level: str) -> str:
@@ -54,3 +65,44 @@ class Settings(BaseSettings):
     def tracking_uri(self) -> str:
         """The MLflow server, or a SQLite file under `state_dir`."""
         return self.mlflow_tracking_uri or f"sqlite:///{self.state_dir.resolve() / 'mlflow.db'}"
+
+    @property
+    def log_url(self) -> str:
+        """The database of the prediction log, or a SQLite file under `state_dir`."""
+        return self.database_url or f"sqlite:///{self.state_dir.resolve() / 'predictions.db'}"
+
+
+class ServingSettings(_Environment):
+    """What `evergreen serve` needs beside them."""
+
+    model_config = SettingsConfigDict(env_prefix="EVERGREEN_")
+
+    host: Literal["127.0.0.1", "0.0.0.0", "::"] = "127.0.0.1"  # noqa: S104 - a choice, not the default
+    port: int = Field(8000, ge=1024, le=65535)
+    workers: int | None = Field(None, ge=1)
+    """Processes that predict, one thread each; None: one for each processor."""
+    batch_size: int = Field(16, ge=1)
+    """Texts that a worker predicts together."""
+    request_timeout: float = Field(30.0, gt=0)
+    """Seconds after which a request is given up; also how long a stop waits for open ones."""
+    body_timeout: float = Field(15.0, gt=0)
+    """Seconds in which a client must have sent a request's next part."""
+    max_texts: int = Field(64, ge=1)
+    max_characters: int = Field(20_000, ge=1)
+    """Of a text."""
+    max_body_bytes: int = Field(2 << 20, ge=1024)
+    """Of any request but an upload."""
+    max_upload_bytes: int = Field(256 << 20, ge=1024)
+    max_queue: int = Field(512, ge=1)
+    """Texts that may wait; further requests are told to come back."""
+    max_jobs: int = Field(16, ge=1)
+    """Batches and videos that may wait or run."""
+    job_retention_days: float = Field(7.0, gt=0)
+    api_keys: str = ""
+    """NAME:SHA256 of each key, separated by commas; empty, with no file either: no key is asked for."""
+    api_keys_file: Path | None = None
+    """The same, one a line."""
+    rate_limit: str = ""
+    """Requests that a key may make, as 100/second or 5000/hour; empty: no limit."""
+    cors_origins: str = ""
+    """Web pages that may call from a browser, separated by commas; empty: none."""
