@@ -1,0 +1,1 @@
+"""Serving: live, batch and video from one small process tree."""
