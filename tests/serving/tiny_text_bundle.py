@@ -1,0 +1,73 @@
+"""A real bundle made within milliseconds: words to numbers to three labels, without training."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import Whitespace
+
+from evergreen.text.bundle import MODEL, TOKENIZER, Bundle, CleaningRules, Manifest
+from evergreen.text.cleaning import VERSION
+
+LABELS = ["negative", "neutral", "positive"]
+WIDTH = 16
+
+
+def write_bundle(folder: Path, seed: int = 1) -> Path:
+    """Write a bundle whose answers differ from word to word; the mean of its words' vectors decides."""
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["[UNK]", "@", "user", *letters, *(f"word{i}" for i in range(200)), "good", "bad", "the", "flight"]
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = Lowercase()
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(folder / TOKENIZER))
+    rng = np.random.default_rng(seed)
+    constants = {
+        "table": rng.normal(size=(len(words), WIDTH)).astype(np.float32),
+        "head": rng.normal(size=(WIDTH, len(LABELS))).astype(np.float32),
+        "last": np.array([-1], np.int64),
+        "width": np.array([1], np.int64),
+    }
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["vectors"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
+        helper.make_node("Mul", ["vectors", "column"], ["masked"]),
+        helper.make_node("ReduceSum", ["masked", "width"], ["sums"], keepdims=0),
+        helper.make_node("ReduceSum", ["column", "width"], ["lengths"], keepdims=0),
+        helper.make_node("Div", ["sums", "lengths"], ["sentence_embedding"]),
+        helper.make_node("MatMul", ["sentence_embedding", "head"], ["logits"]),
+    ]
+    tokens = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["n", "t"]) for name in ("input_ids", "attention_mask")
+    ]
+    outputs = [
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", len(LABELS)]),
+        helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["n", WIDTH]),
+    ]
+    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "tiny", tokens, outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, folder / MODEL)
+    manifest = Manifest(
+        version="0.1.0",
+        labels=LABELS,
+        max_length=32,
+        temperature=1.5,
+        cleaning=CleaningRules(version=VERSION, public_handles=["united"]),
+        data_hash="d" * 64,
+        weights_hash="e" * 64,
+        trained_at="2026-06-01T00:00:00+00:00",
+        data_cutoff="2026-03-01T00:00:00+00:00",
+        train_topics=["airline"],
+        train_samples=200,
+        embedding_size=WIDTH,
+        dtype="float32",
+        run="f" * 32,
+    )
+    return Bundle.write(folder, manifest).folder
