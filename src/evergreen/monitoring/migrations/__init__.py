@@ -1,0 +1,1 @@
+"""Migrations of the prediction log; `log_database.migrate` runs them."""
