@@ -138,6 +138,7 @@ class PredictionLog:
         self.text_policy: TextPolicy = text_policy
         self._engine: Engine | None = None
         self._pid = 0
+        self._inode: int | None = None
         dialect = sqlite if self.url.get_backend_name() == "sqlite" else postgresql
         self._insert = dialect.insert(predictions_table).on_conflict_do_nothing(index_elements=["id"])
         upsert = dialect.insert(feedback_table)
@@ -177,6 +178,7 @@ class PredictionLog:
             migrate(self._get_engine())
         except ERRORS as error:
             raise wrap_error(self.url, error) from error
+        self._inode = self._get_inode()
 
     def close(self) -> None:
         """Close the connections; the log connects again when used."""
@@ -190,11 +192,27 @@ class PredictionLog:
             if engine is not None:
                 engine.dispose(close=False)  # its connections belong to the parent process
             engine = make_engine(self.url)
-            self._engine, self._pid = engine, pid
+            self._engine, self._pid, self._inode = engine, pid, self._get_inode()
         return engine
+
+    def _get_inode(self) -> int | None:
+        if self.url.get_backend_name() != "sqlite":
+            return None
+        try:
+            return os.stat(str(self.url.database)).st_ino  # noqa: PTH116 - before each write, so as cheap as can be
+        except OSError:
+            return None
+
+    def _check_file(self) -> None:
+        """Notice that a SQLite file was removed or replaced: what is written to the open one would be lost."""
+        if self._inode is not None and self._get_inode() != self._inode:
+            self.close()
+            raise LogUnavailable(f"prediction log {self.url.database}: removed or replaced. Leave the file in place.")
 
     def _run(self, work: Callable[[Connection], _T], write: bool = False) -> _T:
         """Do work in one transaction; once more when a connection from the pool turns out to be broken."""
+        if write:
+            self._check_file()
         for is_last in (False, True):
             try:
                 with self._get_engine().execution_options(write=write).begin() as connection:

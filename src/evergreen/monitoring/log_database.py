@@ -3,13 +3,23 @@
 import json
 import os
 import sqlite3
+import threading
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    ProgrammingError,
+    SQLAlchemyError,
+    StatementError,
+)
 
 from evergreen.errors import EvergreenError
 from evergreen.logs import redact
@@ -23,6 +33,7 @@ MIGRATION_TIMEOUT = 60
 # Any numbers of our own: they keep apart the locks that PostgreSQL offers to applications.
 _WRITE_LOCK = 0x45564752_01
 _MIGRATION_LOCK = 0x45564752_02
+_ALEMBIC = threading.Lock()  # its context is one for the process
 
 
 class LogError(EvergreenError):
@@ -119,7 +130,8 @@ def _upgrade(connection: Connection) -> None:
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     try:
-        command.upgrade(config, "head")
+        with _ALEMBIC:
+            command.upgrade(config, "head")
     except CommandError as error:
         raise LogError(
             f"prediction log {redact(connection.engine.url.render_as_string())}: can't be migrated ({error}). "
@@ -160,7 +172,7 @@ def wrap_error(url: URL, error: Exception) -> LogError:
     """Say what failed and the remedy, without credentials and without the row."""
     name = redact(url.render_as_string(hide_password=True))
     cause = describe_error(error)
-    if isinstance(error, ValueError | TypeError | OverflowError):
+    if _is_about_row(error):
         return LogError(f"prediction log {name}: a row can't be written ({cause}). Correct its values.")
     sqlite = url.get_backend_name() == "sqlite"
     remedy = (
@@ -171,9 +183,22 @@ def wrap_error(url: URL, error: Exception) -> LogError:
     return LogUnavailable(f"prediction log {name}: unavailable ({cause}). {remedy}")
 
 
+def _is_about_row(error: BaseException | None) -> bool:
+    """Whether it is a value that the database or its driver refuses, and not the database that fails."""
+    if isinstance(error, StatementError):
+        if isinstance(error, DataError | IntegrityError):
+            return True
+        if isinstance(error, ProgrammingError | InterfaceError):
+            # The driver's own complaint has no SQLSTATE, unlike a missing table or permission in PostgreSQL.
+            is_broken = isinstance(error, DBAPIError) and error.connection_invalidated
+            return not is_broken and getattr(error.orig, "sqlstate", None) is None
+        return _is_about_row(error.orig)
+    return isinstance(error, ValueError | TypeError | OverflowError)
+
+
 def describe_error(error: BaseException) -> str:
     """The kind of an error and its first line: what follows in PostgreSQL's may quote the row."""
-    if isinstance(error, DBAPIError) and error.orig is not None:
+    if isinstance(error, StatementError) and error.orig is not None:
         error = error.orig
     first = next(iter(str(error).splitlines()), "")
     return redact(f"{type(error).__name__}: {first[:300]}" if first else type(error).__name__)
