@@ -1,0 +1,165 @@
+/** The page: connects its sections with the server. */
+
+import { askForKey, download, getJson, hasKey, postJson, request } from "./api.js";
+import { bars, button, element, percent, terms } from "./dom.js";
+import { connectJobs } from "./jobs.js";
+import { render } from "./markdown.js";
+import { showTraffic } from "./traffic.js";
+
+const REPORT = "/v1/monitoring/report.html";
+const section = (id) => document.querySelector(`#${id}`);
+let models = null;
+
+/** Do something, and show in a section why it failed. */
+async function attempt(part, action) {
+  const alert = part.querySelector("[role=alert]");
+  alert.textContent = "";
+  try {
+    await action();
+  } catch (error) {
+    alert.textContent = error.message;
+  }
+}
+
+function connectText() {
+  const part = section("text");
+  const [form, input, result] = ["form", "textarea", ".result"].map((name) => part.querySelector(name));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (form.ariaBusy === "true") return;
+    form.ariaBusy = "true";
+    attempt(part, async () => {
+      const { predictions } = await postJson("/v1/classify", { text: input.value });
+      const [{ id, label, probabilities }] = predictions;
+      const rows = Object.entries(probabilities).map(([name, value]) => [name, value, percent(value)]);
+      result.replaceChildren(element("p", { className: "verdict" }, label), bars("Calibrated probabilities", rows));
+      askForFeedback(part, id, label, Object.keys(probabilities));
+    }).finally(() => (form.ariaBusy = "false"));
+  });
+  input.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
+}
+
+function askForFeedback(part, id, predicted, labels) {
+  const answer = element("p", { role: "status" });
+  const question = element("p", { id: `${part.id}-question` }, "Was it right? Choose the label it should have.");
+  const buttons = labels.map((label) => button(label === predicted ? `${label} (right)` : label, () => give(label)));
+  const give = (label) =>
+    attempt(part, async () => {
+      await postJson("/v1/feedback", { prediction_id: id, label, source: "page" });
+      buttons.forEach((one, index) => (one.ariaPressed = String(labels[index] === label)));
+      answer.textContent = `Stored: ${label}. Thank you.`;
+    });
+  const group = element("div", { className: "buttons", role: "group" }, ...buttons);
+  group.setAttribute("aria-labelledby", question.id);
+  const name = element("p", { className: "id" }, `Prediction ${id}`);
+  part.querySelector(".feedback").replaceChildren(question, group, answer, name);
+}
+
+async function showVideo(job, result) {
+  const { answer, score, threshold, ranges, prediction_id: id } = job.summary;
+  const find = (name) => job.results.find((path) => path.endsWith(`/${name}`));
+  const load = async (name) => URL.createObjectURL(await (await request(find(name))).blob());
+  const [image, video] = await Promise.all([load("timeline.png"), load("overlay.mp4")]);
+  const player = element("video", { src: video, controls: true, muted: true, ariaLabel: `Heat map of ${job.file}` });
+  const jumps = ranges.map((range) => {
+    const text = `${range.start_seconds.toFixed(1)} to ${range.end_seconds.toFixed(1)} s, score ${range.score.toFixed(2)}`;
+    return button(text, () => (player.currentTime = range.start_seconds));
+  });
+  const alt = `Score over time, highest ${score.toFixed(2)}, threshold ${threshold.toFixed(2)}`;
+  const verdict = element("p", { className: answer ? "verdict anomaly" : "verdict", role: "status" });
+  result.replaceChildren(
+    verdict,
+    element("p", {}, `Score ${score.toFixed(2)}, ${answer ? "at or above" : "below"} the threshold of ${threshold.toFixed(2)}.`),
+    ...(jumps.length ? [element("p", {}, "Where (press to jump there):"), element("div", { className: "buttons" }, ...jumps)] : []),
+    element("figure", {}, element("img", { src: image, alt }), element("figcaption", {}, "Score of each frame")),
+    element("figure", {}, player, element("figcaption", {}, "Heat map: the brighter, the less the model expected it")),
+    button("Download result.json", () => attempt(section("video"), () => download(find("result.json")))),
+  );
+  verdict.textContent = answer ? "1: an anomaly" : "0: no anomaly";
+  askForFeedback(section("video"), id, String(answer), ["0", "1"]);
+}
+
+function showBatch(job, result) {
+  const { rows, predicted, rejected } = job.summary;
+  const links = job.results.map((path) =>
+    button(`Download ${path.split("/").pop()}`, () => attempt(section("batch"), () => download(path))),
+  );
+  const text = `${predicted} of ${rows} rows classified${rejected ? `, ${rejected} rejected` : ""}.`;
+  result.replaceChildren(element("p", { role: "status" }, text), element("div", { className: "buttons" }, ...links));
+}
+
+const loadModels = () =>
+  attempt(section("models"), async () => {
+    const result = section("models").querySelector(".result");
+    result.replaceChildren();
+    models = await getJson("/v1/model");
+    result.replaceChildren(...[models.text, models.video].filter(Boolean).flatMap(describeModel));
+    section("video").querySelector("[type=submit]").disabled = models.video === null;
+    if (!models.video) section("video").querySelector(".status").textContent = "This server has no video model.";
+  });
+
+function describeModel(model) {
+  const time = (text) => element("time", { dateTime: text }, new Date(text).toLocaleString());
+  const short = (text) => element("code", { title: text }, text.slice(0, 12));
+  const rows = [
+    ["Version", model.version],
+    ["Run", short(model.run)],
+    ["Data hash", short(model.data_hash)],
+    ["Trained", time(model.trained_at)],
+    ["Labels", model.labels.join(", ")],
+  ];
+  const card = model.card && element("details", {}, element("summary", {}, `Model card of ${model.name}`));
+  card?.append(element("div", { className: "card" }, ...render(model.card)));
+  return [element("h3", {}, model.name), element("dl", {}, ...terms(rows)), ...(card ? [card] : [])];
+}
+
+async function loadVerdict() {
+  const result = section("monitoring").querySelector(".result");
+  try {
+    const { status, reasons = [] } = await getJson("/v1/monitoring/verdict.json");
+    const items = reasons.map((reason) => element("li", {}, describeReason(reason)));
+    const link = element("a", { href: REPORT, target: "_blank", rel: "noopener" }, "Open the report");
+    link.addEventListener("click", (event) => {
+      if (!hasKey()) return;
+      event.preventDefault(); // a link can't send the key
+      download(REPORT).catch((error) => result.append(element("p", { className: "problem" }, error.message)));
+    });
+    result.replaceChildren(
+      element("p", { className: `verdict ${status}` }, status),
+      element("ul", {}, ...items),
+      element("p", {}, link),
+    );
+  } catch (error) {
+    result.textContent = error.status === 404 ? "No report yet: the monitor has not run." : error.message;
+  }
+}
+
+/** A reason is a sentence, or figures with one among them. */
+function describeReason(reason) {
+  if (typeof reason === "string") return reason;
+  const text = reason.message ?? reason.detail ?? reason.reason;
+  return text ?? Object.entries(reason).map(([name, value]) => `${name.replaceAll("_", " ")}: ${value}`).join(", ");
+}
+
+function watchTraffic() {
+  const part = section("traffic");
+  const look = async () => {
+    if (document.hidden || !part.querySelector("input").checked) return;
+    await attempt(part, async () => showTraffic(part, await (await request("/metrics")).text()));
+  };
+  look();
+  setInterval(look, 5000);
+}
+
+connectText();
+connectJobs(section("video"), "/v1/videos", () => models?.limits.upload_bytes, showVideo);
+connectJobs(section("batch"), "/v1/batches", () => models?.limits.upload_bytes, showBatch);
+section("key-button").hidden = !hasKey();
+section("key-button").addEventListener("click", () =>
+  askForKey("The new key takes the place of the old one.").then(() => Promise.all([loadModels(), loadVerdict()]), () => {}),
+);
+loadModels();
+loadVerdict();
+watchTraffic();
