@@ -53,6 +53,18 @@ def open_uri(uri: str) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, stream)
 
 
+def upload(file: Path, uri: str) -> None:
+    """Store a file at an address such as s3://BUCKET/NAME, where it appears whole.
+
+    Raises:
+        SourceError: when the address can't be written.
+    """
+    try:
+        _open_filesystem(uri).put_file(str(file), uri)
+    except Exception as error:
+        raise _unavailable(uri, error) from error
+
+
 def _find_in_package(uri: str, rest: str) -> Path:
     name, _, inner = rest.partition("/")
     if not name or not inner or ".." in Path(rest).parts:

@@ -1,0 +1,48 @@
+"""`evergreen log`: prune and export the prediction log."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from evergreen.settings import Settings
+
+_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+
+app = typer.Typer(
+    help="The log of predictions.", epilog="Example: evergreen log export predictions.parquet", no_args_is_help=True
+)
+
+
+@app.command(epilog="Example: evergreen log prune --older-than-days 30")
+def prune(
+    older_than_days: Annotated[
+        int | None, typer.Option(min=0, help="Age; by default EVERGREEN_LOG_RETENTION_DAYS, which is 90.")
+    ] = None,
+) -> None:
+    """Delete old predictions and their feedback."""
+    from evergreen.monitoring.log import PredictionLog  # noqa: PLC0415 - imports SQLAlchemy
+
+    settings = Settings.load()
+    days = settings.log_retention_days if older_than_days is None else older_than_days
+    log = PredictionLog.open(settings.log_url, settings.log_text)
+    print(f"{log.prune(datetime.now(UTC) - timedelta(days=days))} deleted")
+
+
+@app.command(epilog="Example: evergreen log export s3://logs/november.parquet --since 2026-11-01 --until 2026-12-01")
+def export(
+    out: Annotated[str, typer.Argument(help="File or s3:// address: .jsonl, .csv or .parquet.")],
+    since: Annotated[datetime | None, typer.Option(formats=_TIMES, help="First time, in UTC.")] = None,
+    until: Annotated[datetime | None, typer.Option(formats=_TIMES, help="First time left out, in UTC.")] = None,
+) -> None:
+    """Write predictions to a file, each with its newest feedback, in the order in which they arrived."""
+    from evergreen.monitoring.log import PredictionLog  # noqa: PLC0415 - imports SQLAlchemy
+    from evergreen.monitoring.log_export import export as export_rows  # noqa: PLC0415
+
+    settings = Settings.load()
+    log = PredictionLog.open(settings.log_url, settings.log_text)
+    print(f"{export_rows(log.stream(_add_zone(since), _add_zone(until)), out)} predictions in {out}")
+
+
+def _add_zone(time: datetime | None) -> datetime | None:
+    return time if time is None or time.tzinfo else time.replace(tzinfo=UTC)
