@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from evergreen import __version__, cli_batch, cli_video, logs
+from evergreen import __version__, cli_batch, cli_log, cli_video, logs
 from evergreen.errors import EvergreenError, exit_on_error, redact_tracebacks
 from evergreen.settings import Settings
 
@@ -52,6 +52,7 @@ app.add_typer(params_app, name="params")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(runs_app, name="runs")
 app.add_typer(cli_video.app, name="video")
+app.add_typer(cli_log.app, name="log")
 app.command(epilog="Example: evergreen batch reviews.csv predictions.parquet")(cli_batch.batch)
 
 
