@@ -650,7 +650,7 @@ def _join_tables(parts: Iterable[bytes], target: Path, layout: Layout) -> None:
             if table.num_rows:
                 tables.append(table)
                 size += table.nbytes
-            if size >= 2 * CHUNK_BYTES:
+            if size >= CHUNK_BYTES:
                 flush()
                 size = 0
         if tables:

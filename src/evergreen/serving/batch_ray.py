@@ -4,8 +4,11 @@ A chunk is one row to Ray. It is never split, merged or predicted beside another
 differ in the seventh decimal with the texts around it, and the result is the same to the byte as without Ray.
 """
 
+import logging
 import os
 import pickle
+import re
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,8 +59,9 @@ def start_ray(
     if started:
         options: dict[str, Any] = {} if address else {"num_cpus": processes, "include_dashboard": False}
         try:
-            ray.init(address=address or "local", log_to_driver=False, logging_level="error", **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+            _check_reachable(address)
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (OSError, ValueError, RuntimeError) as error:
             raise BatchUsageError(
                 f"{address or 'Ray on this machine'}: unavailable ({error}). Check the address and that Ray runs there."
             ) from error
@@ -67,6 +71,13 @@ def start_ray(
     finally:
         if started:
             ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raise OSError at once where nothing listens; Ray itself would try for minutes."""
+    match = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address or "")
+    if match:
+        socket.create_connection((match[1], int(match[2])), timeout=10).close()
 
 
 def _predict(
@@ -80,12 +91,14 @@ def _predict(
     context.target_max_block_size = 1  # a block for each chunk, so that none waits for others to fill one
     context.target_min_block_size = 1
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it reports each plan and each run
+    files = ray.put(read_bundle(task.bundle))  # held to the end, for an actor that is started again
     datasource = _make_datasource(ray, source, chunk_rows, first, first_row)
     dataset = ray.data.read_datasource(
-        datasource, override_num_blocks=1, ray_remote_args={"num_cpus": 0, "scheduling_strategy": here}
+        datasource, override_num_blocks=1, num_cpus=0, scheduling_strategy=here
     ).map_batches(
         _RayPredictor,
-        fn_constructor_args=(ray.put(read_bundle(task.bundle)), task),
+        fn_constructor_args=(files, task),
         compute=ray.data.ActorPoolStrategy(size=processes, max_tasks_in_flight_per_actor=2),
         batch_size=1,
         num_cpus=1,
