@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from logged import NOW, make_row
@@ -21,6 +23,7 @@ from typer.testing import CliRunner
 from evergreen.cli import app
 from evergreen.monitoring.log import Feedback, LogError, LoggedPrediction, LogUnavailable, PredictionLog
 from evergreen.monitoring.log_export import export
+from evergreen.monitoring.log_schema import metadata
 
 TEXT_HASH = hashlib.sha256(b"late again").hexdigest()
 
@@ -235,3 +238,8 @@ def test_command_line_prunes_and_exports(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (
         CliRunner().invoke(app, ["log", "export", "o.jsonl", "--since", since]).output == "1 predictions in o.jsonl\n"
     )
+
+
+def test_migrations_make_the_tables_that_the_code_uses(log: PredictionLog) -> None:
+    with log._get_engine().connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
