@@ -90,7 +90,7 @@ def test_rows_get_the_classifiers_answers(bundle, tmp_path):
             assert row[f"probability_{label}"] == round(row[f"probability_{label}"], 6)
     assert (result.rows, result.predicted, result.rejected) == (500, len(rows), len(rejects))
     assert result.rejects == str(tmp_path / "out.jsonl.rejects.jsonl")
-    assert [first for first, _, _ in calls] == [*range(0, 500, 64)]
+    assert [number for numbers, _, _ in calls for number in numbers] == [row["row"] for row in rows]
     assert [text for _, texts, _ in calls for text in texts] == [row["text"] for row in rows]
     assert [p.label for _, _, predictions in calls for p in predictions] == [row["label"] for row in rows]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl", "out.jsonl.rejects.jsonl"]
@@ -169,7 +169,12 @@ def test_callback_that_fails_leaves_the_chunk_to_the_next_run(bundle, tmp_path):
         )
     firsts = []
     run_batch(
-        str(source), str(target), bundle, chunk_rows=20, processes=1, on_chunk=lambda first, *_: firsts.append(first)
+        str(source),
+        str(target),
+        bundle,
+        chunk_rows=20,
+        processes=1,
+        on_chunk=lambda numbers, *_: firsts.append(numbers[0]),
     )
     assert firsts == [40, 60, 80]
 
@@ -221,9 +226,9 @@ def test_chunks_of_a_killed_worker_are_tried_again(bundle, tmp_path):
     run_batch(str(source), str(tmp_path / "whole.jsonl"), bundle, chunk_rows=20, processes=1)
     firsts = []
 
-    def on_chunk(first, *_):
-        firsts.append(first)
-        if first in (40, 200):
+    def on_chunk(numbers, *_):
+        firsts.append(numbers[0])
+        if numbers[0] in (40, 200):
             kill_workers()
 
     run_batch(str(source), str(target), bundle, chunk_rows=20, processes=2, on_chunk=on_chunk)

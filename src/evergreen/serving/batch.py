@@ -86,7 +86,7 @@ class BatchProgress:
 
 
 OnProgress = Callable[[BatchProgress], None]
-OnChunk = Callable[[int, Sequence[str], Sequence[Prediction]], None]
+OnChunk = Callable[[Sequence[int], Sequence[str], Sequence[Prediction]], None]
 
 
 def run_batch(
@@ -115,7 +115,7 @@ def run_batch(
         ray_address: of a cluster; None starts Ray on this machine.
         restart: remove what an earlier run left, also of another job.
         on_progress: called when the run starts and after each chunk.
-        on_chunk: called in this process, in order, before a chunk is kept, with the number of its first row, its
+        on_chunk: called in this process, in order, before a chunk is kept, with the numbers of its rows, their
             cleaned texts and their predictions, without the rejected rows. After a crash in between, it is called
             with the same chunk again.
 
@@ -145,7 +145,7 @@ def run_batch(
             with _start_engine(engine, opened, chunk_rows, parts, task, processes, ray_address) as chunks:
                 for chunk in chunks:
                     if on_chunk is not None:
-                        on_chunk(chunk.header.first_row, chunk.texts, chunk.predictions)
+                        on_chunk(chunk.numbers, chunk.texts, chunk.predictions)
                     parts.add(chunk)
                     tracker.report(parts, resumed=False)
             opened.check_unchanged()

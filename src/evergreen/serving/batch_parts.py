@@ -51,12 +51,13 @@ class PartHeader:
 
 @dataclass(frozen=True)
 class PredictedChunk:
-    """A chunk's part, not written yet; `texts` and `predictions` only where they are asked for."""
+    """A chunk's part, not written yet; `numbers`, `texts` and `predictions` of its rows only where asked for."""
 
     number: int
     header: PartHeader
     rejects: bytes
     output: bytes
+    numbers: list[int]
     texts: list[str]
     predictions: list[Prediction]
 

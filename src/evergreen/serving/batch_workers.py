@@ -67,10 +67,8 @@ class Predictor:
             len(rejects),
             len(output),
         )
-        keep = self._task.keep_texts
-        return PredictedChunk(
-            chunk.number, header, rejects, output, cleaned if keep else [], predictions if keep else []
-        )
+        kept = (rows.numbers, cleaned, predictions) if self._task.keep_texts else ([], [], [])
+        return PredictedChunk(chunk.number, header, rejects, output, *kept)
 
 
 def read_pending(source: Source, chunk_rows: int, first: int, first_row: int) -> Iterator[Chunk]:
@@ -91,22 +89,26 @@ def count_processors() -> int:
 
 def predict_chunks(chunks: Iterator[Chunk], task: Task, processes: int) -> Iterator[PredictedChunk]:
     """Predict chunks by a pool of processes, in order; a chunk whose process dies is tried once more."""
-    waiting: deque[tuple[Chunk, Future[PredictedChunk]]] = deque()
+    waiting: deque[Chunk] = deque()
+    futures: dict[int, Future[PredictedChunk]] = {}
     failed = -1
     while True:
         with _Pool(task, processes) as pool:
-            waiting = deque((chunk, future if _is_done(future) else pool.submit(chunk)) for chunk, future in waiting)
+            futures = {number: future for number, future in futures.items() if _is_done(future)}
             try:
                 while True:
-                    for chunk in islice(chunks, 2 * processes - len(waiting)):
-                        waiting.append((chunk, pool.submit(chunk)))
+                    # Held before they are submitted, which fails where a process has just died.
+                    waiting.extend(islice(chunks, 2 * processes - len(waiting)))
                     if not waiting:
                         return
-                    predicted = waiting[0][1].result()
-                    waiting.popleft()
+                    for chunk in waiting:
+                        if chunk.number not in futures:
+                            futures[chunk.number] = pool.submit(chunk)
+                    predicted = futures[waiting[0].number].result()
+                    del futures[waiting.popleft().number]
                     yield predicted
             except BrokenProcessPool as error:
-                chunk = waiting[0][0]
+                chunk = waiting[0]
                 if failed == chunk.number:
                     raise BatchError(
                         f"rows {chunk.first_row} to {chunk.first_row + chunk.rows - 1}: the process that predicts them "
