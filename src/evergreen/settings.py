@@ -1,7 +1,7 @@
 """The environment: where things are and who may reach them. Numbers that a stage reads are in `params.yaml`."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from dotenv import load_dotenv
 from pydantic import Field, ValidationError, field_validator
@@ -20,8 +20,11 @@ class _Environment(BaseSettings):
     """Read from the environment, with one message for all that is wrong."""
 
     @classmethod
-    def load(cls) -> Self:
+    def load(cls, **given: Any) -> Self:
         """Read the environment, after adding to it what only `.env` names, so that libraries see that too.
+
+        Args:
+            given: values that come before the environment's.
 
         Raises:
             SettingsError: naming each wrong variable with its value and what is allowed.
@@ -31,10 +34,17 @@ class _Environment(BaseSettings):
         except UnicodeDecodeError as error:
             raise SettingsError(".env: not UTF-8. Save the file as UTF-8.") from error
         try:
-            return cls()
+            return cls(**given)
         except ValidationError as error:
-            wrong = [f"{problem['loc'][0]}: {problem['input']!r}. {problem['msg']}" for problem in error.errors()]
+            wrong = [
+                f"{cls._name_variable(str(problem['loc'][0]))}: {problem['input']!r}. {problem['msg']}"
+                for problem in error.errors()
+            ]
             raise SettingsError("; ".join(wrong) + ". Correct the environment or .env.") from error
+
+    @classmethod
+    def _name_variable(cls, field: str) -> str:
+        return f"{cls.model_config['env_prefix']}{field.upper()}" if field in cls.model_fields else field
 
 
 class Settings(_Environment):
@@ -97,11 +107,19 @@ class ServingSettings(_Environment):
     """Texts that may wait; further requests are told to come back."""
     max_jobs: int = Field(16, ge=1)
     """Batches and videos that may wait or run."""
+    max_job_memory_mb: int = Field(4096, ge=256)
+    """A file made to fill the memory fails its job, not the machine."""
+    job_timeout: float = Field(6 * 3600.0, gt=0)
+    """Seconds after which a job is given up."""
     job_retention_days: float = Field(7.0, gt=0)
+    drain_seconds: float = Field(1.0, ge=0)
+    """How long a server that is told to stop still takes new connections, so that none is cut while it is noticed."""
     api_keys: str = ""
     """NAME:SHA256 of each key, separated by commas; empty, with no file either: no key is asked for."""
     api_keys_file: Path | None = None
     """The same, one a line."""
+    allow_anonymous: bool = False
+    """Serve other machines without keys as well."""
     rate_limit: str = ""
     """Requests that a key may make, as 100/second or 5000/hour; empty: no limit."""
     cors_origins: str = ""
