@@ -66,7 +66,9 @@ def serve(settings: Settings, serving: ServingSettings, text: Path, video: Path,
         )
     state = settings.state_dir.resolve() / "serving"
     models = Models(text, video, state / "bundles")
-    log = PredictionLog.open(settings.log_url, settings.log_text)
+    log = PredictionLog(settings.log_url, settings.log_text)
+    if settings.log_unavailable == "refuse":  # else it is opened once it can be
+        log.migrate()
     with tempfile.TemporaryDirectory(prefix="evergreen-") as sockets:
         service = _build_service(settings, serving, keys, models, log, state, Path(sockets), reports)
         address = Path(sockets) / "workers"

@@ -10,8 +10,8 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from evergreen.logs import get_logger
-from evergreen.monitoring.log import Feedback, LoggedPrediction, PredictionLog
-from evergreen.monitoring.log_writer import LogUnavailable, LogWriter
+from evergreen.monitoring.log import Feedback, LogError, LoggedPrediction, PredictionLog
+from evergreen.monitoring.log_writer import LogWriter
 from evergreen.serving.dispatcher import Dispatcher
 from evergreen.serving.jobs import Jobs
 from evergreen.serving.metrics import ServerMetrics
@@ -75,7 +75,7 @@ class Service:
         """
         try:
             await asyncio.wrap_future(self.writer.submit(predictions, feedback or []))
-        except LogUnavailable as error:
+        except LogError as error:  # also of a row that the database refuses, which nothing here should make
             raise self._log_problem() from error
 
     def _log_problem(self) -> RefusedError:
