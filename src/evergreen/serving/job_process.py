@@ -168,3 +168,7 @@ def _run_video(spec: JobSpec) -> dict[str, Any]:
         "n_frames": detection.n_frames,
         "ranges": [part.model_dump() for part in detection.ranges],
     }
+
+
+if __name__ == "__main__":
+    main()
