@@ -133,19 +133,7 @@ class Page:
         return [(role, name) for role, name in named if role in CONTROLS]
 
 
-CONTROLS = (
-    "button",
-    "textbox",
-    "checkbox",
-    "link",
-    "progressbar",
-    "image",
-    "img",
-    "Video",
-    "region",
-    "dialog",
-    "group",
-)
+CONTROLS = ("button", "textbox", "checkbox", "link", "progressbar", "image", "Video", "region", "dialog")
 
 
 @contextmanager
