@@ -6,7 +6,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Compiled once and kept: the training stack takes twice as long to import from source.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: repro test check lint bench lock
+.PHONY: repro serve test check lint bench lock
 
 repro: $(VENV)/train.stamp  ## prepare, train, export and evaluate, as far as something changed
 	dvc repro
@@ -19,6 +19,9 @@ check: lint  ## what to run before each commit: the linters and the quick tests
 
 lint: $(VENV)/dev.stamp  ## what pre-commit and CI check
 	ruff check && ruff format --check && mypy && lint-imports
+
+serve: $(VENV)/train.stamp  ## live, batch and video on http://127.0.0.1:8000, after make repro
+	evergreen serve
 
 bench: $(VENV)/dev.stamp  ## measure training settings, forms of quantization, detection
 	python benchmarks/training_cost.py

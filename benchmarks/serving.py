@@ -71,6 +71,7 @@ def list_peers(folder: Path, scratch: Path) -> list[Peer]:
     peers = [
         Peer("evergreen", [f"{here}/evergreen", *serve], state),
         Peer("evergreen, no log", [sys.executable, str(PEERS / "without_log.py"), *serve], state),
+        Peer("LitServe, its own queue", [sys.executable, str(PEERS / "litserve_queue.py"), str(PORT)], one_thread),
         Peer("FastAPI, runtime, 1 process of 2 threads", [*uvicorn, "fastapi_runtime:app"], two_threads),
         Peer("FastAPI, runtime, 2 processes", [*uvicorn, "--workers", "2", "fastapi_runtime:app"], one_thread),
         Peer("FastAPI, transformers, 1 process", [*uvicorn, "fastapi_transformers:app"], two_threads),

@@ -91,6 +91,8 @@ class ServingSettings(_Environment):
     port: int = Field(8000, ge=1024, le=65535)
     workers: int | None = Field(None, ge=1)
     """Processes that predict, one thread each; None: one for each processor."""
+    lone_threads: int = Field(2, ge=1)
+    """Threads for a text that comes while all workers are idle: the other processors have nothing else to do then."""
     batch_size: int = Field(16, ge=1)
     """Texts that a worker predicts together."""
     request_timeout: float = Field(30.0, gt=0)

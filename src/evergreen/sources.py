@@ -44,9 +44,9 @@ def open_uri(uri: str) -> Iterator[BinaryIO]:
     """Open one file for streaming; an object in a bucket is read as it goes, never downloaded whole."""
     if "://" in uri and not uri.startswith("hf://"):
         try:
-            stream = _open_filesystem(uri).open(uri, "rb")
+            stream = open_filesystem(uri).open(uri, "rb")
         except Exception as error:
-            raise _unavailable(uri, error) from error
+            raise explain_unavailable(uri, error) from error
     else:
         stream = resolve(uri).open("rb")
     with stream:
@@ -60,9 +60,9 @@ def upload(file: Path, uri: str) -> None:
         SourceError: when the address can't be written.
     """
     try:
-        _open_filesystem(uri).put_file(str(file), uri)
+        open_filesystem(uri).put_file(str(file), uri)
     except Exception as error:
-        raise _unavailable(uri, error) from error
+        raise explain_unavailable(uri, error) from error
 
 
 def _find_in_package(uri: str, rest: str) -> Path:
@@ -111,7 +111,7 @@ def _download_from_hub(uri: str) -> Path:
             ignore_patterns=None if match["datasets"] or path else ["*.h5", "*.msgpack", "*.onnx", "*.ot"],
         )
     except Exception as error:
-        raise _unavailable(uri, error) from error
+        raise explain_unavailable(uri, error) from error
     target = Path(folder) / path
     if not target.exists():
         raise SourceError(f"{uri}: the repository has no {path}. Correct the path.")
@@ -120,10 +120,10 @@ def _download_from_hub(uri: str) -> Path:
 
 def _download(uri: str) -> Path:
     try:
-        filesystem = _open_filesystem(uri)
+        filesystem = open_filesystem(uri)
         listing = filesystem.find(uri, detail=True)
     except Exception as error:
-        raise _unavailable(uri, error) from error
+        raise explain_unavailable(uri, error) from error
     files = {name: info for name, info in listing.items() if not name.endswith("/")}  # consoles mark folders so
     if not files:
         raise SourceError(f"{uri}: nothing there. Correct the address, or check that you may list it.")
@@ -143,7 +143,7 @@ def _download(uri: str) -> Path:
                 try:
                     filesystem.get_file(name, str(inner))
                 except Exception as error:
-                    raise _unavailable(uri, error) from error
+                    raise explain_unavailable(uri, error) from error
             with suppress(OSError):  # when another process was faster
                 Path(partial, folder.name).rename(folder)
         if not target.exists():
@@ -151,7 +151,8 @@ def _download(uri: str) -> Path:
     return target
 
 
-def _open_filesystem(uri: str) -> Any:
+def open_filesystem(uri: str) -> Any:
+    """Open what holds an address such as s3://BUCKET/NAME, as fsspec sees it."""
     import fsspec  # noqa: PLC0415 - a plain path needs none of it
 
     scheme = uri.partition("://")[0]
@@ -162,7 +163,8 @@ def _open_filesystem(uri: str) -> Any:
     return filesystem
 
 
-def _unavailable(uri: str, error: Exception) -> SourceError:
+def explain_unavailable(uri: str, error: Exception) -> SourceError:
+    """Say what may be wrong when an address can't be reached."""
     return SourceError(
         f"{uri}: unavailable ({type(error).__name__}: {error}). Check the name, the network and the credentials: "
         "AWS_* and AWS_ENDPOINT_URL for s3://, HF_TOKEN and HF_ENDPOINT for hf://."

@@ -29,7 +29,7 @@ from evergreen.serving.batch_parts import (
     rename,
 )
 from evergreen.serving.batch_workers import Task, count_processors, predict_chunks, read_pending
-from evergreen.sources import _open_filesystem, _unavailable
+from evergreen.sources import explain_unavailable, open_filesystem
 from evergreen.text.runtime import Classifier, Prediction
 
 CHUNK_ROWS = 4096
@@ -234,13 +234,13 @@ def _place(file: Path, target: Path) -> None:
 
 def _upload(file: Path | None, target: str) -> None:
     try:
-        filesystem = _open_filesystem(target)
+        filesystem = open_filesystem(target)
         if file is not None:
             filesystem.put_file(str(file), target)
         elif filesystem.exists(target):
             filesystem.rm_file(target)
     except Exception as error:
-        raise _unavailable(target, error) from error
+        raise explain_unavailable(target, error) from error
 
 
 @contextmanager

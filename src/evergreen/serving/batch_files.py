@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evergreen.sources import SourceError, _open_filesystem, _unavailable, open_uri, resolve
+from evergreen.sources import SourceError, explain_unavailable, open_filesystem, open_uri, resolve
 from evergreen.text.inputs import LONGEST_FIELD, FormatError
 from evergreen.text.runtime import Prediction
 
@@ -290,9 +290,9 @@ def _identify(address: str) -> tuple[str, str, int]:
     """An address that does not depend on the working folder, the version of the content, and its bytes."""
     if "://" in address and not address.startswith("hf://"):
         try:
-            details = _open_filesystem(address).info(address)
+            details = open_filesystem(address).info(address)
         except Exception as error:
-            raise _unavailable(address, error) from error
+            raise explain_unavailable(address, error) from error
         if details.get("type") == "directory":
             raise SourceError(f"{address}: a folder. Name one file.")
         version = str(details.get("ETag") or details.get("mtime") or details.get("LastModified"))

@@ -46,8 +46,8 @@ class Predictor:
         """Parse a chunk, predict it, and write it as it stands in the result."""
         rows = parse_chunk(chunk, self._task.layout)
         classifier = self._classifier
-        # Cut and cleaned as the classifier does it: texts that are equal by then are one to the model.
-        cleaned = [classifier._clean(text[: classifier._max_characters]) for text in rows.texts]
+        # Texts that are equal once cleaned are one to the model.
+        cleaned = [classifier.clean(text) for text in rows.texts]
         positions: dict[str, int] = {}
         distinct: list[str] = []
         for text, clean in zip(rows.texts, cleaned, strict=True):

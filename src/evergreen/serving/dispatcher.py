@@ -131,7 +131,11 @@ class Dispatcher:
                 raise BundleError(str(problem))
 
     def _dispatch(self) -> None:
-        idle = [worker for worker in self.workers if worker.is_idle]
+        idle = sorted((worker for worker in self.workers if worker.is_idle), key=lambda worker: worker.takes_lone)
+        if len(self._waiting) == 1 and len(idle) == len(self.workers):
+            if idle:
+                idle[-1].send(self._take(1), is_lone=idle[-1].takes_lone)
+            return
         while self._waiting and idle:
             # Shared out evenly: two workers with four texts each are done before one with eight.
             share = -(-len(self._waiting) // len(idle))
@@ -195,6 +199,7 @@ class _Worker(asyncio.Protocol):
         self._is_reloading = False
         self.model = ""
         self.pid = 0
+        self.takes_lone = False
 
     @property
     def is_idle(self) -> bool:
@@ -211,6 +216,7 @@ class _Worker(asyncio.Protocol):
         self.model = message.get("model", self.model)
         if not self.pid:
             self.pid = message["pid"]
+            self.takes_lone = message["takes_lone"]
             self._dispatcher.workers.append(self)
         elif self._is_reloading:
             self._is_reloading = False
@@ -224,11 +230,11 @@ class _Worker(asyncio.Protocol):
                 self._start_reload(self._reload[0])
         self._dispatcher._dispatch()
 
-    def send(self, batch: list[_Item]) -> None:
+    def send(self, batch: list[_Item], is_lone: bool = False) -> None:
         if batch:
             self._batch = batch
             self._since = time.monotonic()
-            self._transport.write(encode({"texts": [item.text for item in batch]}))
+            self._transport.write(encode({"texts": [item.text for item in batch], "is_lone": is_lone}))
 
     def ask_reload(self, bundle: Path) -> asyncio.Future[Message]:
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()

@@ -18,8 +18,10 @@ from evergreen.bundle import BundleError
 from evergreen.logs import configure, get_logger
 from evergreen.serving.models import describe_model
 from evergreen.serving.wire import Message, encode, receive_all
-from evergreen.text.cleaning import build_cleaner
 from evergreen.text.runtime import Classifier
+
+MICRO_BATCH = 8
+"""Texts of like length that one run of the model takes: more of them waste more on padding than they save."""
 
 logger = get_logger(__name__)
 
@@ -30,12 +32,14 @@ class TextAPI(LitAPI):
     Args:
         address: Unix socket that the server hands out work on.
         bundle: link to the folder of the bundle that is served now.
+        lone_threads: for a batch that comes while all workers are idle; the first worker takes those.
         log_level: of the worker's structured log.
     """
 
-    def __init__(self, address: Path, bundle: Path, log_level: str) -> None:
+    def __init__(self, address: Path, bundle: Path, lone_threads: int, log_level: str) -> None:
         super().__init__(api_path="/v1/classify", loop=SocketLoop(address))
         self._bundle = bundle
+        self._lone_threads = lone_threads
         self._log_level = log_level
 
     def setup(self, device: Any) -> None:
@@ -50,19 +54,27 @@ class TextAPI(LitAPI):
         Raises:
             BundleError: when it is damaged.
         """
-        classifier = Classifier.load(bundle.resolve(), num_threads=1)
-        classifier("the first run allocates")
-        self.classifier = classifier
-        self._clean = build_cleaner(classifier.manifest.cleaning.public_handles)
+        folder = bundle.resolve()
+        classifier = Classifier.load(folder, num_threads=1)
+        lone = Classifier.load(folder, self._lone_threads) if self.takes_lone else classifier
+        for each in (classifier, lone):
+            each("the first run allocates")
+        self.classifier, self._lone = classifier, lone
 
-    def predict(self, texts: list[str]) -> Message:
+    @property
+    def takes_lone(self) -> bool:
+        """Whether this is the worker that has more threads for a lone batch."""
+        return self._lone_threads > 1 and os.environ.get("LITSERVE_WORKER_ID") == "0"
+
+    def predict(self, texts: list[str], is_lone: bool = False) -> Message:
         """Predict texts, in their order, with their clean form for the log."""
-        y_proba = self.classifier.predict_proba(texts, batch_size=8)
+        classifier = self._lone if is_lone else self.classifier
+        y_proba = classifier.predict_proba(texts, batch_size=MICRO_BATCH)
         return {
             "model": describe_model(self.classifier.manifest),
             "labels": self.classifier.labels,
             "probabilities": y_proba.astype(float).round(6).tolist(),
-            "cleaned": [self._clean(text) for text in texts],
+            "cleaned": [classifier.clean(text) for text in texts],
         }
 
 
@@ -77,7 +89,8 @@ class SocketLoop(LitLoop):
         """Serve; LitServe calls this in the worker once the model is loaded."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server ends its workers
         with _connect(self._address) as connection:
-            connection.sendall(encode({"pid": os.getpid(), "model": describe_model(lit_api.classifier.manifest)}))
+            model = describe_model(lit_api.classifier.manifest)
+            connection.sendall(encode({"pid": os.getpid(), "model": model, "takes_lone": lit_api.takes_lone}))
             for message in receive_all(connection):
                 connection.sendall(encode(_answer(lit_api, message)))
         sys.exit(0)
@@ -91,7 +104,7 @@ def _answer(api: TextAPI, message: Message) -> Message:
             return {"problem": str(error)}
         return {"model": describe_model(api.classifier.manifest)}
     try:
-        return api.predict(message["texts"])
+        return api.predict(message["texts"], message["is_lone"])
     except Exception as error:  # one batch fails, not the worker
         logger.error("a batch failed", error=type(error).__name__, n_texts=len(message["texts"]))
         return {"problem": type(error).__name__}

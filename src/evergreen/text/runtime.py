@@ -81,6 +81,10 @@ class Classifier:
             for row in self.predict_proba(texts, batch_size)
         ]
 
+    def clean(self, text: str) -> str:
+        """Cut and clean a text as the model reads it; the log keeps this form."""
+        return self._clean(text[: self._max_characters])
+
     def predict_stream(self, texts: Iterable[str], batch_size: int = 32) -> Iterator[Prediction]:
         """Predict any number of texts in constant memory, in their order."""
         iterator = iter(texts)
@@ -96,8 +100,7 @@ class Classifier:
 
         Batches hold texts of like length, so that little of the work is padding.
         """
-        cut = [text[: self._max_characters] for text in texts]
-        encoded = self._tokenizer.encode_batch_fast([self._clean(text) for text in cut])
+        encoded = self._tokenizer.encode_batch_fast([self.clean(text) for text in texts])
         ids = [row.ids for row in encoded]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         logits = np.zeros((len(ids), len(self.labels)), np.float32)
