@@ -140,7 +140,7 @@ def bucket(server, tmp_path, monkeypatch):
 def downloads(bucket, monkeypatch) -> list[str]:
     """The names of the objects that were downloaded so far."""
     names: list[str] = []
-    filesystem = sources._open_filesystem(bucket.uri)
+    filesystem = sources.open_filesystem(bucket.uri)
     get = filesystem.get_file
 
     def spy(name, *args, **kwargs):
@@ -217,7 +217,7 @@ def test_missing_object(bucket):
 def test_failed_download_leaves_no_files(bucket, monkeypatch, tmp_path):
     bucket.put("folder/a.csv", b"one")
     bucket.put("folder/b.csv", b"two")
-    filesystem = sources._open_filesystem(bucket.uri)
+    filesystem = sources.open_filesystem(bucket.uri)
     get = filesystem.get_file
 
     def fail(name, *args, **kwargs):
@@ -235,7 +235,7 @@ def test_failed_download_leaves_no_files(bucket, monkeypatch, tmp_path):
 
 def test_object_outside_of_its_folder_is_refused(bucket, tmp_path, monkeypatch):
     bucket.put("folder/a.csv", b"fine")
-    filesystem = sources._open_filesystem(bucket.uri)
+    filesystem = sources.open_filesystem(bucket.uri)
     listing = filesystem.find(f"{bucket.uri}/folder", detail=True)
     name = bucket.uri.removeprefix("s3://") + "/folder/../../../evil.csv"
     monkeypatch.setattr(filesystem, "find", lambda *_, **__: {name: next(iter(listing.values()))})
