@@ -362,6 +362,15 @@ def test_unwritable_database(repository: Path):
     assert "EVERGREEN_STATE_DIR" in check.remedy
 
 
+def test_prediction_log(repository: Path):
+    (repository / "file").write_text("")
+    check = run_checks(EVERGREEN_STATE_DIR=repository / "file" / "state")["prediction log"]
+    assert (check.status, check.required) == ("problem", True)
+    check = run_checks(DATABASE_URL="postgresql+psycopg://user:secret@host/name")["prediction log"]
+    assert check.status == "unchecked"
+    assert "secret" not in check.detail
+
+
 def test_pending_runs_are_counted(repository: Path):
     assert run_checks()["runs to send"].status == "ok"
     (repository / ".evergreen" / "outbox" / "1-a").mkdir(parents=True)

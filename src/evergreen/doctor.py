@@ -59,6 +59,7 @@ def run_checks(settings: Settings) -> list[CheckResult]:
         _check_dvc(),
         _check_tracking(settings),
         _check_outbox(settings),
+        _check_log(settings),
         *_check_bundles(),
         *_check_tools(),
     ]
@@ -244,7 +245,7 @@ def _check_tracking(settings: Settings) -> CheckResult:
     if uri.startswith(("http://", "https://")):
         return _check_server(uri, settings.tracking_timeout)
     if uri.startswith("sqlite:///"):
-        return _check_database(uri)
+        return _check_database("tracking", uri, "MLFLOW_TRACKING_URI")
     return CheckResult("tracking", "unchecked", uri, "Not contacted here; to try it: mlflow experiments search")
 
 
@@ -264,15 +265,22 @@ def _check_server(uri: str, timeout: float) -> CheckResult:
     return CheckResult("tracking", "ok", f"{uri} answers")
 
 
-def _check_database(uri: str) -> CheckResult:
+def _check_log(settings: Settings) -> CheckResult:
+    uri = settings.log_url
+    if uri.startswith("sqlite:///"):
+        return _check_database("prediction log", uri, "DATABASE_URL")
+    return CheckResult("prediction log", "unchecked", uri, "Not contacted here; evergreen serve does as it starts")
+
+
+def _check_database(name: str, uri: str, variable: str) -> CheckResult:
     database = Path(uri.removeprefix("sqlite:///").partition("?")[0]).resolve()
     reason = _explain_unwritable(database.parent)
     if not reason and database.exists() and not os.access(database, os.W_OK):
         reason = f"{database} is not writable"
     if not reason:
-        return CheckResult("tracking", "ok", uri, required=True)
-    remedy = "Make it writable, or set EVERGREEN_STATE_DIR or MLFLOW_TRACKING_URI."
-    return CheckResult("tracking", "problem", f"{uri} ({reason})", remedy, required=True)
+        return CheckResult(name, "ok", uri, required=True)
+    remedy = f"Make it writable, or set EVERGREEN_STATE_DIR or {variable}."
+    return CheckResult(name, "problem", f"{uri} ({reason})", remedy, required=True)
 
 
 def _check_outbox(settings: Settings) -> CheckResult:
