@@ -73,7 +73,7 @@ def _add_model_routes(app: FastAPI, service: Service) -> None:
         "/v1/monitoring/{name}",
         summary="The monitor's latest verdict or report",
         response_class=FileResponse,
-        responses=errors | describe_responses(HTTPStatus.NOT_FOUND),
+        responses=errors | describe_responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY),
     )
     async def get_report(request: Request, name: str) -> FileResponse:
         service.identify(request)

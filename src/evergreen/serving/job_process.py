@@ -9,13 +9,14 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from evergreen.errors import EvergreenError
-from evergreen.logs import configure, redact
+from evergreen.logs import configure, get_logger, redact
 from evergreen.monitoring.log import LoggedPrediction
 from evergreen.serving.batch import BatchProgress, run_batch
 from evergreen.serving.jobs import OUTCOME, PROGRESS, JobSpec, Outcome, write_atomically
@@ -35,17 +36,15 @@ def main() -> None:
     spec = JobSpec.model_validate_json(sys.argv[1])
     configure("warning")
     _yield_to_live_answers()
-    _end_with_the_server()
+    _end_with(spec.server)
     limit = spec.max_memory_mb << 20
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     folder = spec.results.parent
     try:
         summary = _run_batch(spec) if spec.kind == "batch" else _run_video(spec)
         outcome = Outcome(summary=summary)
-    except EvergreenError as error:
-        outcome = Outcome(problem=_hide_paths(redact(str(error)), spec))
-    except MemoryError:
-        outcome = Outcome(problem=f"The file needs more than {spec.max_memory_mb} MB of memory. Send a smaller one.")
+    except Exception as error:
+        outcome = Outcome(problem=_explain(error, spec))
     write_atomically(folder / OUTCOME, outcome.model_dump_json().encode())
 
 
@@ -55,15 +54,27 @@ def _yield_to_live_answers() -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def _end_with_the_server() -> None:
-    parent = os.getppid()
-
+def _end_with(server: int) -> None:
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == server:
             time.sleep(0.5)
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _explain(error: Exception, spec: JobSpec) -> str:
+    """Say to the client why a job failed."""
+    if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+        return f"The file needs more than {spec.max_memory_mb} MB of memory. Send a smaller one."
+    if isinstance(error, EvergreenError):
+        return _hide_paths(redact(str(error)), spec)
+    # A bug. Only where it is: the message and the traceback may hold texts of the client.
+    frames = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+    get_logger(__name__).error("a job failed", job=spec.id, error=type(error).__name__, frames=frames[-5:])
+    return (
+        f"The server could not process the file ({type(error).__name__}). Check it, or report this with the job's id."
+    )
 
 
 def _hide_paths(message: str, spec: JobSpec) -> str:
@@ -134,6 +145,7 @@ class _WatchedDetector(Detector):
 
     def open(self, source: str | Path, preview: bool = False) -> Clip:
         clip = super().open(source, preview)
+        clip.name = Path(source).name  # as it was sent: the client reads it in the result, and it goes to the log
         self.frame_count = clip.frame_count
         return clip
 

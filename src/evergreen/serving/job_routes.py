@@ -38,7 +38,12 @@ def add_job_routes(app: FastAPI, service: Service, kind: Kind) -> None:
     path, (content, summary) = PATHS[kind], _ABOUT[kind]
     jobs = service.jobs
     formats = ", ".join(SUFFIXES[kind])
-    missing = describe_responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.TOO_MANY_REQUESTS)
+    missing = describe_responses(
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.TOO_MANY_REQUESTS,
+    )
 
     @app.post(
         path,
@@ -52,6 +57,7 @@ def add_job_routes(app: FastAPI, service: Service, kind: Kind) -> None:
     )
     async def create(request: Request) -> Response:
         client = service.identify(request)
+        jobs.check_room(kind)  # before all of the file is sent for nothing
         async with _read_upload(request) as file:
             job = await jobs.create(kind, client, file.filename or "", _read_parts(file))
         headers = {"Location": f"{path}/{job.id}"}
@@ -136,6 +142,8 @@ async def _read_upload(request: Request) -> AsyncIterator[UploadFile]:
         form = await _DiskParser(request.headers, request.stream(), max_files=1, max_fields=8).parse()
     except MultiPartException as error:
         raise RefusedError(HTTPStatus.BAD_REQUEST, f"The form can't be read. {error.message}") from error
+    except ValueError as error:  # of an encoding that the media type names
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "The form can't be read. Send it as UTF-8.") from error
     try:
         file = form.get("file")
         if not isinstance(file, UploadFile) or not file.filename:

@@ -68,6 +68,8 @@ class JobSpec(BaseModel):
     """Folder for the rows of the prediction log."""
     bundle: Path
     max_memory_mb: int
+    server: int
+    """Process whose end ends the job's."""
 
 
 class Outcome(BaseModel):
@@ -144,20 +146,14 @@ class Jobs:
         """Count the jobs by kind and status."""
         return Counter((job.kind, job.status) for job in self._jobs.values())
 
-    def check_room(self, kind: Kind, filename: str) -> None:
-        """Check that a job may be made of a file of this name.
+    def check_room(self, kind: Kind) -> None:
+        """Check that a job may be made.
 
         Raises:
-            RefusedError: when there is no bundle for it, the format is not read, or too many jobs wait.
+            RefusedError: when there is no bundle for it, or too many jobs wait.
         """
         if kind not in self._bundles:
             raise RefusedError(HTTPStatus.NOT_FOUND, f"This server has no {kind} model.")
-        suffix = PurePosixPath(filename.lower()).suffix
-        if suffix not in SUFFIXES[kind]:
-            formats = ", ".join(SUFFIXES[kind])
-            raise RefusedError(
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"{_clean_name(filename)!r}: not a format that is read ({formats})."
-            )
         if sum(job.status in ("queued", "running") for job in self._jobs.values()) >= self._max_jobs:
             detail = f"{self._max_jobs} jobs wait or run already. Come back later."
             raise RefusedError(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"Retry-After": "30"})
@@ -166,15 +162,18 @@ class Jobs:
         """Store a file and queue the work on it.
 
         Raises:
-            RefusedError: see `check_room`; also for an empty file, or when the disk is full.
+            RefusedError: see `check_room`; also for an unknown format, an empty file, or when the disk is full.
         """
-        self.check_room(kind, filename)
+        name = _clean_name(filename)
+        if PurePosixPath(name.lower()).suffix not in SUFFIXES[kind]:
+            formats = ", ".join(SUFFIXES[kind])
+            raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"{name!r}: not a format that is read ({formats}).")
         job = Job(
             id=uuid.uuid4().hex,
             kind=kind,
             client=client,
-            file=_clean_name(filename),
-            input=f"{UPLOAD}/{_clean_name(filename)}",
+            file=name,
+            input=f"{UPLOAD}/{name}",
             created_at=datetime.now(UTC),
         )
         folder = self._folder / job.id
@@ -182,7 +181,7 @@ class Jobs:
             (folder / UPLOAD).mkdir(parents=True)
             if not await _store(content, folder / job.input):
                 raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{job.file}: empty. Send a file with content.")
-            self.check_room(kind, filename)  # others may have come while this one was sent
+            self.check_room(kind)  # others may have come while this one was sent
             self._save(job)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
@@ -231,6 +230,7 @@ class Jobs:
             self._save(job)
             if process := self._processes.get(job.id):
                 _kill(process)
+            self._clear(job)
         else:
             self._remove(job)
 
@@ -260,8 +260,16 @@ class Jobs:
             job = min(waiting, key=lambda job: job.created_at)
             try:
                 await self._run(job)
-            except OSError as error:
-                self._finish(job, Outcome(problem=f"The server failed ({error.strerror}). Send the file again."))
+            except Exception as error:  # of one job, which must not keep the next ones waiting for ever
+                self._give_up(job, error)
+
+    def _give_up(self, job: Job, error: Exception) -> None:
+        if job.status != "running":  # canceled, its files gone
+            return
+        reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+        logger.error("a job can't be run", job=job.id, error=reason)
+        with suppress(OSError):  # the disk may be full; the status is in memory by then
+            self._finish(job, Outcome(problem=f"The server failed ({reason}). Send the file again."))
 
     async def _run(self, job: Job) -> None:
         folder = self._folder / job.id
@@ -282,7 +290,10 @@ class Jobs:
             rows=folder / ROWS,
             bundle=bundle,
             max_memory_mb=self._max_memory_mb,
+            server=os.getpid(),
         )
+        if job.status != "running":  # canceled while the bundle was copied
+            return
         for name in (RESULTS, ROWS):
             (folder / name).mkdir(exist_ok=True)
         process = await asyncio.create_subprocess_exec(
@@ -294,6 +305,8 @@ class Jobs:
             start_new_session=True,
         )
         self._processes[job.id] = process
+        if job.status != "running":
+            _kill(process)
         deadline = time.monotonic() + self._timeout
         waiting = asyncio.create_task(process.wait())
         try:
@@ -311,6 +324,8 @@ class Jobs:
             del self._processes[job.id]
         if job.status == "running":
             self._finish(job, _read_outcome(folder / OUTCOME, waiting.result()))
+        else:
+            self._clear(job)
 
     async def _log(self, folder: Path) -> None:
         """Move the rows that a job's process has left into the prediction log."""
@@ -337,9 +352,16 @@ class Jobs:
         if job.status == "succeeded":
             job.results = sorted(file.name for file in (folder / RESULTS).iterdir() if file.is_file())
         self._save(job)
-        for name in (UPLOAD, ROWS, "bundle"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        self._clear(job)
         logger.info("a job ended", job=job.id, kind=job.kind, status=job.status)
+
+    def _clear(self, job: Job) -> None:
+        """Remove what a job that has ended needs no more."""
+        unneeded = [UPLOAD, ROWS, "bundle", "bundle.partial"]
+        if job.status != "succeeded":
+            unneeded.append(RESULTS)
+        for name in unneeded:
+            shutil.rmtree(self._folder / job.id / name, ignore_errors=True)
 
     def _save(self, job: Job) -> None:
         write_atomically(self._folder / job.id / JOB, job.model_dump_json().encode())
@@ -400,7 +422,7 @@ def _read_outcome(path: Path, code: int) -> Outcome:
     with suppress(OSError, ValidationError):
         return Outcome.model_validate_json(path.read_bytes())
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
-    return Outcome(problem=f"The job's process ended with {how}: the file may need more memory than a job may take.")
+    return Outcome(problem=f"The job's process ended with {how}; the file may need more memory than a job may take.")
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -1,12 +1,18 @@
 """The one form that errors are answered in: problem details (RFC 9457)."""
 
 from http import HTTPStatus
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any, cast
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evergreen.logs import get_logger
 
@@ -86,21 +92,64 @@ def handle_problems(app: FastAPI) -> None:
     async def answer(_request: Request, error: Exception) -> Response:
         return cast(RefusedError, error).to_response()
 
-    async def answer_http(_request: Request, error: Exception) -> Response:
+    async def answer_http(request: Request, error: Exception) -> Response:
         known = cast(HTTPException, error)
         headers = dict(known.headers) if known.headers else None
+        if known.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers = {"Allow": ", ".join(_list_methods(app, request.scope))}
         detail = _DETAILS.get(known.status_code, str(known.detail))
         return RefusedError(HTTPStatus(known.status_code), detail, headers=headers).to_response()
 
-    async def answer_bug(request: Request, error: Exception) -> Response:
-        # Without the traceback's values, which could hold texts.
-        logger.error("a request failed", path=request.url.path, error=type(error).__name__)
-        detail = "The server failed; its log says where. Try again, and report it if it stays."
-        return RefusedError(HTTPStatus.INTERNAL_SERVER_ERROR, detail).to_response()
+    async def answer_validation(_request: Request, error: Exception) -> Response:
+        # Of a path; bodies are read by the routes. Without the value, which could hold anything.
+        fields = [
+            FieldProblem(pointer=to_pointer(item["loc"]), detail=item["msg"])
+            for item in cast(RequestValidationError, error).errors()
+        ]
+        detail = "; ".join(f"{field.pointer}: {field.detail}" for field in fields)
+        return RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=fields).to_response()
+
+    async def answer_nobody(_request: Request, _error: Exception) -> Response:
+        return Response(status_code=HTTPStatus.BAD_REQUEST)  # the client has gone
 
     app.add_exception_handler(RefusedError, answer)
     app.add_exception_handler(HTTPException, answer_http)
-    app.add_exception_handler(Exception, answer_bug)
+    app.add_exception_handler(RequestValidationError, answer_validation)
+    app.add_exception_handler(ClientDisconnect, answer_nobody)
+    app.add_middleware(AnswerBugs)
+
+
+def _list_methods(app: FastAPI, scope: Scope) -> list[str]:
+    """List the methods of all routes of a path; the framework names those of the first one only."""
+    matching = [route for route in app.routes if route.matches(scope)[0] is not Match.NONE]
+    return sorted({method for route in matching for method in getattr(route, "methods", None) or ()})
+
+
+class AnswerBugs:
+    """Answer what nobody expected, and log where it was: a traceback's message could hold a client's text."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        started = False
+
+        async def send_marked(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_marked)
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            frames = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
+            logger.error("a request failed", error=type(error).__name__, frames=frames[-5:])
+            if not started:  # else the server closes the connection, as the answer is incomplete
+                detail = "The server failed; its log says where. Try again, and report it if it stays."
+                await RefusedError(HTTPStatus.INTERNAL_SERVER_ERROR, detail).to_response()(scope, receive, send)
 
 
 def describe_responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:

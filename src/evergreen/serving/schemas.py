@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model, model_validator
+from pydantic.config import JsonDict, JsonValue
 
 # Printable, since databases and logs refuse control characters. Written as JSON Schema understands it.
 CallerId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\u0000-\u001f\u007f-\u009f]+$")]
@@ -14,8 +15,26 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+def _require_one(*names: str, **excluded: list[str]) -> JsonDict:
+    """Say in JSON Schema that one of some fields is given, and which others must not be beside it.
+
+    Args:
+        names: the fields.
+        excluded: for a field, what doesn't go with it.
+    """
+    choices: list[JsonValue] = []
+    for name in names:
+        absent = [other for other in names if other != name] + excluded.get(name, [])
+        properties: JsonDict = {other: {"type": "null"} for other in absent}
+        properties[name] = {"not": {"type": "null"}}
+        choices.append({"required": [name], "properties": properties})
+    return {"oneOf": choices}
+
+
 class ClassifyRequest(_Strict):
     """One text or several; the limits of the server at hand are in its schema."""
+
+    model_config = ConfigDict(json_schema_extra=_require_one("text", "texts", text=["ids"], texts=["id"]))
 
     text: str | None = None
     texts: list[str] | None = None
@@ -30,6 +49,8 @@ class ClassifyRequest(_Strict):
             raise ValueError("give text or texts, one of the two")
         if self.id is not None and self.text is None:
             raise ValueError("id goes with text; write ids for texts")
+        if self.ids is not None and self.texts is None:
+            raise ValueError("ids goes with texts; write id for text")
         if self.ids is not None and len(self.ids) != len(self.texts or []):
             raise ValueError("ids must be as many as texts")
         return self
@@ -78,6 +99,8 @@ class ClassifyResponse(BaseModel):
 
 class FeedbackRequest(_Strict):
     """The label that a prediction should have had."""
+
+    model_config = ConfigDict(json_schema_extra=_require_one("prediction_id", "caller_id"))
 
     prediction_id: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
     caller_id: CallerId | None = None

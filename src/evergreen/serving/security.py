@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -21,6 +22,8 @@ from evergreen.settings import ServingSettings
 
 ANONYMOUS = "anonymous"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+SLOWEST_BODY = 1024
+"""Bytes a second that a body must come with, after the time in which its first part must."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -53,7 +56,7 @@ class ApiKeys:
             entries += [(f"{file}, line {number}", line) for number, line in enumerate(lines, 1)]
         hashes: dict[str, str] = {}
         for place, entry in entries:
-            if not entry.strip() or entry.startswith("#"):
+            if not entry.strip() or entry.lstrip().startswith("#"):
                 continue
             name, _, digest = entry.strip().partition(":")
             if not _NAME.fullmatch(name) or not _SHA256.fullmatch(digest.lower()):
@@ -151,46 +154,47 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = next(size for prefix, size in self._limits if scope["path"].startswith(prefix))
-        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        received = 0
-        started = False
+        limit = next((size for prefix, size in self._limits if scope["path"].startswith(prefix)), 0)
+        declared = int(dict(scope["headers"]).get(b"content-length", 0))
+        await self._app(scope, _Body(receive, declared, limit, self._timeout).receive, send)
 
-        async def receive_limited() -> Message:
-            nonlocal received
-            if int(declared) > limit:
-                raise _too_large(limit)
-            try:
-                message = await asyncio.wait_for(receive(), self._timeout) if not complete else await receive()
-            except TimeoutError:
-                raise RefusedError(
-                    HTTPStatus.REQUEST_TIMEOUT,
-                    f"Nothing of the body came for {self._timeout:g} s. Send it faster.",
-                    headers={"Connection": "close"},
-                ) from None
-            received += len(message.get("body", b""))
-            if received > limit:
-                raise _too_large(limit)
-            mark(message)
-            return message
 
-        complete = False
+class _Body:
+    """The body of one request, as far as it is let in; what is refused is answered where errors of routes are."""
 
-        def mark(message: Message) -> None:
-            nonlocal complete
-            complete = message["type"] == "http.request" and not message.get("more_body", False)
+    def __init__(self, receive: Receive, declared: int, limit: int, timeout: float) -> None:
+        self._receive = receive
+        self._declared = declared
+        self._limit = limit
+        self._timeout = timeout
+        self._start = time.monotonic()
+        self._received = 0
+        self._is_complete = False
 
-        async def send_marked(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
+    async def receive(self) -> Message:
+        if self._is_complete:  # what comes now is the client's leaving, which may take any time
+            return await self._receive()
+        if self._declared > self._limit:
+            raise _too_large(self._limit)
+        # Also of a body that comes byte by byte: it would hold its connection for days.
+        end = self._start + self._timeout + self._received / SLOWEST_BODY
         try:
-            await self._app(scope, receive_limited, send_marked)
-        except RefusedError as problem:
-            if started:
-                raise
-            await problem.to_response()(scope, receive, send)
+            message = await asyncio.wait_for(self._receive(), min(self._timeout, end - time.monotonic()))
+        except TimeoutError:
+            raise _too_slow(self._timeout) from None
+        self._received += len(message.get("body", b""))
+        if self._received > self._limit:
+            raise _too_large(self._limit)
+        self._is_complete = not message.get("more_body", False)
+        return message
+
+
+def _too_slow(timeout: float) -> RefusedError:
+    return RefusedError(
+        HTTPStatus.REQUEST_TIMEOUT,
+        f"The body came too slowly: nothing for {timeout:g} s, or less than {SLOWEST_BODY} bytes a second.",
+        headers={"Connection": "close"},
+    )
 
 
 def _too_large(limit: int) -> RefusedError:
