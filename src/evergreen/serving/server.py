@@ -15,6 +15,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from evergreen.monitoring.log import PredictionLog
 from evergreen.monitoring.log_writer import LogWriter
 from evergreen.serving.app import create_app
 from evergreen.serving.dispatcher import Dispatcher
+from evergreen.serving.http_protocol import TimedHttpProtocol
 from evergreen.serving.jobs import Jobs, Kind
 from evergreen.serving.metrics import ServerMetrics, StateCollector
 from evergreen.serving.models import Models
@@ -148,6 +150,8 @@ class _Server(LitServer):
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=75,  # longer than the balancers before it
+                http=partial(TimedHttpProtocol, timeout=settings.body_timeout),
+                ws="none",
             )
         if not self._is_stopping:
             raise ServerError("the server process ended by itself; its log may say why. Start it again.")
