@@ -9,7 +9,7 @@ import numpy as np
 
 from evergreen.params import Params
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 REDUCED: dict[str, dict[str, Any]] = {
     "video": {
         "sequence_frames": 12,
