@@ -4,13 +4,16 @@ import os
 import random
 import re
 import signal
+import subprocess
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, Self
 
 import httpx
@@ -184,7 +187,7 @@ def kill_under_load(server: RunningServer, kills: int, n_clients: int = 4, seed:
             time.sleep(rng.uniform(0.1, 0.6))
             killed_at = time.monotonic()
             kill(server, victim)
-            _wait_for(lambda: receipts.moments and receipts.moments[-1] > killed_at + 0.3, "an answer after a kill")
+            _wait_for_answer(receipts, time.monotonic())
             silence[victim].append(_measure_silence(receipts.moments, killed_at))
             wait_for_workers(server)
     for job_id in receipts.jobs:
@@ -211,7 +214,13 @@ def find_server_process(server: RunningServer) -> psutil.Process:
     """The process that answers: the last that the main process forked."""
     main, *others = server.family()
     command = main.cmdline()
-    return max((child for child in others if child.cmdline() == command), key=psutil.Process.create_time)
+    return max((child for child in others if _read_command(child) == command), key=psutil.Process.create_time)
+
+
+def _read_command(process: psutil.Process) -> list[str]:
+    with suppress(psutil.NoSuchProcess):  # or a zombie
+        return list(process.cmdline())
+    return []
 
 
 def wait_for_workers(server: RunningServer, count: int = 2) -> None:
@@ -247,7 +256,149 @@ def _wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> N
         time.sleep(0.02)
 
 
+def _wait_for_answer(receipts: Receipts, since: float) -> None:
+    _wait_for(lambda: receipts.moments and receipts.moments[-1] > since, "an answer after a kill")
+
+
 def _measure_silence(moments: list[float], since: float) -> float:
     """The longest time between two answers after `since`."""
     after = [since, *(moment for moment in moments if moment > since)]
-    return max(later - earlier for earlier, later in zip(after, after[1:], strict=False))
+    return max(later - earlier for earlier, later in pairwise(after))
+
+
+@contextmanager
+def mount_small_disk(folder: Path, megabytes: int = 24) -> Iterator[Path]:
+    """A file system of its own in a folder, for the length of a block; needs root."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], check=True, capture_output=True
+    )
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill_disk(folder: Path) -> Path:
+    """Write a file that leaves no room, and return it."""
+    filler = folder / "filler"
+    for size in (1 << 20, 4096):
+        with suppress(OSError), filler.open("ab", buffering=0) as file:
+            while file.write(b"\0" * size):
+                pass
+    return filler
+
+
+CLOCK = '''"""Shift the wall clock of a process, and of those it starts, by what a file says."""
+
+import datetime
+import time
+
+_time, _datetime = time.time, datetime.datetime
+
+
+def shift():
+    try:
+        with open({path!r}) as file:
+            return float(file.read())
+    except (OSError, ValueError):
+        return 0.0
+
+
+class _IsDatetime(type):
+    def __instancecheck__(cls, value):
+        return isinstance(value, _datetime)
+
+
+class datetime_(_datetime, metaclass=_IsDatetime):
+    @classmethod
+    def now(cls, tz=None):
+        return _datetime.fromtimestamp(time.time(), tz)
+
+
+time.time = lambda: _time() + shift()
+time.time_ns = lambda: int(time.time() * 1e9)
+datetime.datetime = datetime_
+'''
+
+
+class ShiftedClock:
+    """A wall clock for a server that a test can set: Python runs a `sitecustomize` before anything else."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = folder / "shift"
+        (folder / "sitecustomize.py").write_text(CLOCK.format(path=str(self._file)))
+        self.environment = {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(":")}
+
+    def set(self, seconds: float) -> None:
+        """Shift the clock from the real time."""
+        partial = self._file.with_suffix(".partial")
+        partial.write_text(str(seconds))
+        partial.replace(self._file)
+
+
+@dataclass(frozen=True)
+class MixedFigures:
+    """What a long mixed load did to a server."""
+
+    audit: Audit
+    n_failed: int
+    statuses: dict[int, int]
+    jobs: dict[str, int]
+    memory_mb: list[float]
+    """PSS of the server's processes, once a minute; jobs apart, since these come and go."""
+    jobs_memory_mb: list[float]
+    """PSS of the jobs that ran at that moment."""
+
+
+def run_mixed_load(
+    server: RunningServer, minutes: float, video: Path | None = None, n_clients: int = 4, sample_seconds: float = 60
+) -> MixedFigures:
+    """Ask a running server for everything that it does, and measure its memory.
+
+    Args:
+        server: running; it is stopped in the end.
+        minutes: how long.
+        video: a file to judge now and then, where the server has a model for it.
+        n_clients: that send texts and feedback, about a hundred requests a second together.
+        sample_seconds: between two looks at the memory; half-way between them a batch is sent.
+    """
+    memory: list[float] = []
+    jobs_memory: list[float] = []
+    video_jobs: list[str] = []
+    end = time.monotonic() + 60 * minutes
+    with Load(server.url, n_clients, pause=0.02) as load:
+        while time.monotonic() < end:
+            time.sleep(sample_seconds / 2)
+            load.receipts.jobs[send_batch(server, 1000)] = 1000
+            if video is not None and len(load.receipts.jobs) % 3 == 1:
+                video_jobs.append(_send_video(server, video))
+            time.sleep(sample_seconds / 2)
+            serving, jobs = measure_memory(server)
+            memory.append(serving)
+            jobs_memory.append(jobs)
+    paths = [f"/v1/batches/{job}" for job in load.receipts.jobs] + [f"/v1/videos/{job}" for job in video_jobs]
+    outcomes = Counter(str(server.wait_for_job(path, 600)["status"]) for path in paths)
+    server.stop()
+    receipts = load.receipts
+    figures = audit(server.read_log(), receipts)
+    return MixedFigures(figures, receipts.n_failed, dict(receipts.statuses), dict(outcomes), memory, jobs_memory)
+
+
+def _send_video(server: RunningServer, video: Path) -> str:
+    response = server.client.post("/v1/videos", files={"file": (video.name, video.read_bytes())})
+    return str(response.raise_for_status().json()["id"])
+
+
+def measure_memory(server: RunningServer) -> tuple[float, float]:
+    """PSS in MB of the server's processes, and of its jobs'."""
+    sums = [0.0, 0.0]
+    job_ids: set[int] = set()
+    for process in server.family():  # parents come before their children
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            is_job = process.ppid() in job_ids or "evergreen.serving.job_process" in _read_command(process)
+            if is_job:
+                job_ids.add(process.pid)
+            sums[is_job] += process.memory_full_info().pss / (1 << 20)
+    return round(sums[0], 1), round(sums[1], 1)
