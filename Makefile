@@ -6,7 +6,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Compiled once and kept: the training stack takes twice as long to import from source.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: repro serve test check lint bench lock
+.PHONY: repro serve test check lint bench soak lock
 
 repro: $(VENV)/train.stamp  ## prepare, train, export and evaluate, as far as something changed
 	dvc repro
@@ -27,6 +27,9 @@ bench: $(VENV)/dev.stamp  ## measure training settings, forms of quantization, d
 	python benchmarks/training_cost.py
 	python benchmarks/quantization.py
 	python benchmarks/video_detect.py --minutes 1 5
+
+soak: $(VENV)/dev.stamp  ## kill the server under load, and watch its memory for half an hour
+	PYTHONPATH=tests:tests/serving python benchmarks/soak.py
 
 lock: $(VENV)/dev.stamp  ## requirements/ made anew from pyproject.toml
 	requirements/lock
