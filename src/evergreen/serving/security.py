@@ -3,17 +3,17 @@
 import asyncio
 import hashlib
 import hmac
+import math
 import re
 import secrets
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Self
 
 from limits import RateLimitItem, parse
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evergreen.errors import EvergreenError
@@ -117,7 +117,8 @@ class RateLimit:
                 raise SecurityError(
                     f"EVERGREEN_RATE_LIMIT: {limit!r} is no limit. Write it as 100/second or 5000/hour."
                 ) from error
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        # The library's own windows follow the wall clock: set back by an hour, they refuse everyone for an hour.
+        self._moments: dict[str, deque[float]] = {}
 
     def check(self, client: str) -> None:
         """Count a request.
@@ -125,13 +126,18 @@ class RateLimit:
         Raises:
             RefusedError: 429 when the client has had its share, saying when to come back.
         """
-        if self._limit is None or self._limiter.hit(self._limit, client):
+        if self._limit is None:
             return
-        window = self._limit.get_expiry()
+        window, amount = self._limit.get_expiry(), self._limit.amount
+        moments = self._moments.setdefault(client, deque(maxlen=amount))
+        now = time.monotonic()
+        if len(moments) < amount or now - moments[0] >= window:
+            moments.append(now)
+            return
         raise RefusedError(
             HTTPStatus.TOO_MANY_REQUESTS,
-            f"More than {self._limit.amount} requests in {window} s. Come back later.",
-            headers={"Retry-After": str(min(window, 60))},
+            f"More than {amount} requests in {window} s. Come back later.",
+            headers={"Retry-After": str(math.ceil(window - (now - moments[0])))},
         )
 
 
