@@ -10,7 +10,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from evergreen.logs import get_logger
-from evergreen.monitoring.log import Feedback, LogError, LoggedPrediction, PredictionLog
+from evergreen.monitoring.log import Feedback, LoggedPrediction, LogUnavailable, PredictionLog
 from evergreen.monitoring.log_writer import LogWriter
 from evergreen.serving.dispatcher import Dispatcher
 from evergreen.serving.jobs import Jobs
@@ -75,7 +75,7 @@ class Service:
         """
         try:
             await asyncio.wrap_future(self.writer.submit(predictions, feedback or []))
-        except LogError as error:  # also of a row that the database refuses, which nothing here should make
+        except LogUnavailable as error:  # a row that the database refuses is a bug, which waiting won't mend
             raise self._log_problem() from error
 
     def _log_problem(self) -> RefusedError:
