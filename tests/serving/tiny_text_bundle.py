@@ -32,6 +32,7 @@ def write_bundle(folder: Path, seed: int = 1) -> Path:
         "head": rng.normal(size=(WIDTH, len(LABELS))).astype(np.float32),
         "last": np.array([-1], np.int64),
         "width": np.array([1], np.int64),
+        "one": np.array([1], np.float32),
     }
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["vectors"]),
@@ -39,7 +40,8 @@ def write_bundle(folder: Path, seed: int = 1) -> Path:
         helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
         helper.make_node("Mul", ["vectors", "column"], ["masked"]),
         helper.make_node("ReduceSum", ["masked", "width"], ["sums"], keepdims=0),
-        helper.make_node("ReduceSum", ["column", "width"], ["lengths"], keepdims=0),
+        helper.make_node("ReduceSum", ["column", "width"], ["counts"], keepdims=0),
+        helper.make_node("Max", ["counts", "one"], ["lengths"]),  # a text may have no words
         helper.make_node("Div", ["sums", "lengths"], ["sentence_embedding"]),
         helper.make_node("MatMul", ["sentence_embedding", "head"], ["logits"]),
     ]
