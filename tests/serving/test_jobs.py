@@ -435,6 +435,7 @@ def test_video_job_judges_explains_and_logs(tmp_path: Path, bundle: Path, built:
             server.classify()
             slowest = max(slowest, time.monotonic() - start)
             seen.add(job["progress"])
+            time.sleep(0.05)  # the job runs on what is left of the processors
         assert slowest < 1
         assert job["status"] == "succeeded", job
         assert len(seen) > 1
