@@ -27,6 +27,7 @@ from evergreen.logs import get_logger
 from evergreen.monitoring.log import PredictionLog
 from evergreen.monitoring.log_writer import LogWriter
 from evergreen.serving.app import create_app
+from evergreen.serving.batch_workers import count_processors
 from evergreen.serving.dispatcher import Dispatcher
 from evergreen.serving.http_protocol import TimedHttpProtocol
 from evergreen.serving.jobs import Jobs, Kind
@@ -74,7 +75,8 @@ def serve(settings: Settings, serving: ServingSettings, text: Path, video: Path,
     with tempfile.TemporaryDirectory(prefix="evergreen-") as sockets:
         service = _build_service(settings, serving, keys, models, log, state, Path(sockets), reports)
         address = Path(sockets) / "workers"
-        _Server(TextAPI(address, models.current, settings.log_level), service).serve()
+        lone_threads = min(serving.lone_threads, count_processors())
+        _Server(TextAPI(address, models.current, lone_threads, settings.log_level), service).serve()
 
 
 def _build_service(
@@ -122,7 +124,7 @@ class _Server(LitServer):
 
     def __init__(self, api: TextAPI, service: Service) -> None:
         settings = service.settings
-        workers = settings.workers or len(os.sched_getaffinity(0))
+        workers = settings.workers or count_processors()
         super().__init__(
             api, accelerator="cpu", workers_per_device=workers, restart_workers=True, timeout=settings.request_timeout
         )
