@@ -134,6 +134,9 @@ def _find_prediction(service: Service, given: FeedbackRequest) -> LoggedPredicti
     except LogError as error:
         detail = "The prediction log can't be read. Come back later."
         raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "2"}) from error
+    if prediction is None and service.writer.state.spooled:
+        detail = f"{name} {value!r}: not in the log yet, which takes up rows kept in files. Come back later."
+        raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "2"})
     if prediction is None:
         raise RefusedError(HTTPStatus.NOT_FOUND, f"{name} {value!r}: no prediction has it. It may have been pruned.")
     return prediction

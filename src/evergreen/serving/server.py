@@ -24,7 +24,7 @@ from litserve import LitServer
 
 from evergreen.errors import EvergreenError
 from evergreen.logs import get_logger
-from evergreen.monitoring.log import PredictionLog
+from evergreen.monitoring.log import LogUnavailable, PredictionLog
 from evergreen.monitoring.log_writer import LogWriter
 from evergreen.serving.app import create_app
 from evergreen.serving.batch_workers import count_processors
@@ -70,8 +70,12 @@ def serve(settings: Settings, serving: ServingSettings, text: Path, video: Path,
     state = settings.state_dir.resolve() / "serving"
     models = Models(text, video, state / "bundles")
     log = PredictionLog(settings.log_url, settings.log_text)
-    if settings.log_unavailable == "refuse":  # else it is opened once it can be
+    try:
         log.migrate()
+    except LogUnavailable:
+        if settings.log_unavailable == "refuse":
+            raise
+        logger.warning("the prediction log can't be reached yet; rows are kept in files until it can")
     with tempfile.TemporaryDirectory(prefix="evergreen-") as sockets:
         service = _build_service(settings, serving, keys, models, log, state, Path(sockets), reports)
         address = Path(sockets) / "workers"
