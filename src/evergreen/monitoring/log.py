@@ -193,6 +193,7 @@ class PredictionLog:
                 engine.dispose(close=False)  # its connections belong to the parent process
             engine = make_engine(self.url)
             self._engine, self._pid, self._inode = engine, pid, self._get_inode()
+            self._writer = engine.execution_options(write=True)  # made once: that takes longer than the write
         return engine
 
     def _get_inode(self) -> int | None:
@@ -215,7 +216,8 @@ class PredictionLog:
             self._check_file()
         for is_last in (False, True):
             try:
-                with self._get_engine().execution_options(write=write).begin() as connection:
+                engine = self._get_engine()
+                with (self._writer if write else engine).begin() as connection:
                     if write:
                         take_turn(connection)
                     return work(connection)

@@ -12,6 +12,8 @@ from evergreen.bundle import BundleError
 from evergreen.logs import get_logger
 from evergreen.serving.wire import Decoder, Message, encode
 
+MAX_BATCHES = 2
+"""That a worker has at a time: while the server takes up one answer, the worker is at the next batch."""
 MAX_ATTEMPTS = 3
 """Workers that a text may be lost with before its request fails."""
 
@@ -131,15 +133,13 @@ class Dispatcher:
                 raise BundleError(str(problem))
 
     def _dispatch(self) -> None:
-        idle = sorted((worker for worker in self.workers if worker.is_idle), key=lambda worker: worker.takes_lone)
-        if len(self._waiting) == 1 and len(idle) == len(self.workers):
-            if idle:
-                idle[-1].send(self._take(1), is_lone=idle[-1].takes_lone)
-            return
-        while self._waiting and idle:
+        lone = next((worker for worker in self.workers if worker.takes_lone), None)
+        if len(self._waiting) == 1 and lone and all(worker.is_idle for worker in self.workers):
+            lone.send(self._take(1), is_lone=True)
+        while self._waiting and (free := [worker for worker in self.workers if worker.is_free]):
             # Shared out evenly: two workers with four texts each are done before one with eight.
-            share = -(-len(self._waiting) // len(idle))
-            idle.pop().send(self._take(min(share, self._batch_size)))
+            share = -(-len(self._waiting) // len(free))
+            min(free, key=lambda worker: worker.n_texts).send(self._take(min(share, self._batch_size)))
 
     def _take(self, size: int) -> list[_Item]:
         """Take the oldest waiting text and those nearest to it in length, so that little of a batch is padding."""
@@ -193,8 +193,7 @@ class _Worker(asyncio.Protocol):
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self._decoder = Decoder()
-        self._batch: list[_Item] = []
-        self._since = 0.0
+        self._batches: deque[tuple[list[_Item], float]] = deque()
         self._reload: tuple[Path, asyncio.Future[Message]] | None = None
         self._is_reloading = False
         self.model = ""
@@ -202,8 +201,16 @@ class _Worker(asyncio.Protocol):
         self.takes_lone = False
 
     @property
+    def n_texts(self) -> int:
+        return sum(len(batch) for batch, _ in self._batches)
+
+    @property
+    def is_free(self) -> bool:
+        return len(self._batches) < MAX_BATCHES and self._reload is None
+
+    @property
     def is_idle(self) -> bool:
-        return not self._batch and not self._is_reloading
+        return not self._batches and not self._is_reloading
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)
@@ -224,16 +231,15 @@ class _Worker(asyncio.Protocol):
                 self._reload[1].set_result(message)
             self._reload = None
         else:
-            batch, self._batch = self._batch, []
-            self._dispatcher._complete(batch, message, time.monotonic() - self._since)
-            if self._reload:
+            batch, since = self._batches.popleft()
+            self._dispatcher._complete(batch, message, time.monotonic() - since)
+            if self._reload and not self._batches:
                 self._start_reload(self._reload[0])
         self._dispatcher._dispatch()
 
     def send(self, batch: list[_Item], is_lone: bool = False) -> None:
         if batch:
-            self._batch = batch
-            self._since = time.monotonic()
+            self._batches.append((batch, time.monotonic()))
             self._transport.write(encode({"texts": [item.text for item in batch], "is_lone": is_lone}))
 
     def ask_reload(self, bundle: Path) -> asyncio.Future[Message]:
@@ -253,7 +259,8 @@ class _Worker(asyncio.Protocol):
             self._dispatcher.workers.remove(self)
         if self._reload and not self._reload[1].done():
             self._reload[1].set_result({})  # the one that takes its place loads the new bundle
-        batch, self._batch = self._batch, []
+        batch = [item for items, _ in self._batches for item in items]
+        self._batches.clear()
         if not self._dispatcher._is_closing:
             logger.warning("a worker has gone", pid=self.pid, n_texts=len(batch))
             self._dispatcher._requeue(batch)

@@ -6,6 +6,7 @@ themselves take a shorter way than its queue: docs/decisions/0011 says what that
 
 import asyncio
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -31,6 +32,7 @@ from evergreen.serving.batch_workers import count_processors
 from evergreen.serving.dispatcher import Dispatcher
 from evergreen.serving.http_protocol import TimedHttpProtocol
 from evergreen.serving.jobs import Jobs, Kind
+from evergreen.serving.log_group import LogGroup
 from evergreen.serving.metrics import ServerMetrics, StateCollector
 from evergreen.serving.models import Models
 from evergreen.serving.security import ApiKeys, RateLimit, SecurityError
@@ -117,6 +119,7 @@ def _build_service(
         dispatcher=dispatcher,
         log=log,
         writer=writer,
+        log_group=LogGroup(writer),
         jobs=jobs,
         reports=reports,
         refuses_unlogged=settings.log_unavailable == "refuse",
@@ -143,6 +146,7 @@ class _Server(LitServer):
         """Serve until SIGTERM or Ctrl-C."""
         settings = self._service.settings
         os.register_at_fork(after_in_child=_end_with_parent)
+        gc.freeze()  # what the forks share is not touched by their collectors, so it stays shared
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGHUP, self._forward)

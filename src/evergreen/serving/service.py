@@ -1,6 +1,5 @@
 """The parts of a running server, and what all its routes do: know the client, read the body, write the log."""
 
-import asyncio
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -14,6 +13,7 @@ from evergreen.monitoring.log import Feedback, LoggedPrediction, LogUnavailable,
 from evergreen.monitoring.log_writer import LogWriter
 from evergreen.serving.dispatcher import Dispatcher
 from evergreen.serving.jobs import Jobs
+from evergreen.serving.log_group import LogGroup
 from evergreen.serving.metrics import ServerMetrics
 from evergreen.serving.models import Models
 from evergreen.serving.problems import RefusedError, describe_errors
@@ -37,6 +37,7 @@ class Service:
     dispatcher: Dispatcher
     log: PredictionLog
     writer: LogWriter
+    log_group: LogGroup
     jobs: Jobs
     reports: Path
     """Folder of the monitor's reports."""
@@ -74,7 +75,7 @@ class Service:
             RefusedError: 503 when they can't be.
         """
         try:
-            await asyncio.wrap_future(self.writer.submit(predictions, feedback or []))
+            await self.log_group.write(predictions, feedback or [])
         except LogUnavailable as error:  # a row that the database refuses is a bug, which waiting won't mend
             raise self._log_problem() from error
 

@@ -23,6 +23,9 @@ from evergreen.text.runtime import Classifier
 MICRO_BATCH = 8
 """Texts of like length that one run of the model takes: more of them waste more on padding than they save."""
 
+NICENESS = 10
+"""Below the server's: its short work, that keeps all workers busy, must not wait for a long one of theirs."""
+
 logger = get_logger(__name__)
 
 
@@ -87,6 +90,7 @@ class SocketLoop(LitLoop):
 
     def __call__(self, lit_api: TextAPI, *_queues: Any, **_more: Any) -> None:
         """Serve; LitServe calls this in the worker once the model is loaded."""
+        os.nice(NICENESS)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server ends its workers
         with _connect(self._address) as connection:
             model = describe_model(lit_api.classifier.manifest)
