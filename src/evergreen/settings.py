@@ -109,6 +109,8 @@ class ServingSettings(_Environment):
     """Texts that may wait; further requests are told to come back."""
     max_jobs: int = Field(16, ge=1)
     """Batches and videos that may wait or run."""
+    job_priority: Literal["idle", "normal"] = "idle"
+    """Idle: jobs run only while nothing else wants the processors; a server that is never quiet never ends them."""
     max_job_memory_mb: int = Field(4096, ge=256)
     """A file made to fill the memory fails its job, not the machine."""
     job_timeout: float = Field(6 * 3600.0, gt=0)

@@ -38,6 +38,7 @@ class RunningServer:
             "EVERGREEN_PORT": str(self.port),
             "EVERGREEN_WORKERS": "2",
             "EVERGREEN_DRAIN_SECONDS": "0.2",
+            "EVERGREEN_JOB_PRIORITY": "normal",  # tests beside this one leave no processor idle
         } | {name: str(value) for name, value in environment.items()}
         self.client = httpx.Client(base_url=self.url, timeout=30)
         self.output = folder / "server.log"

@@ -53,6 +53,7 @@ def read_rows(url: str) -> list[LabeledPrediction]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="not root: no small disk can be mounted, so a full one is not tested")
 def test_full_disk_refuses_until_there_is_room(tmp_path: Path, bundle: Path) -> None:
     with mount_small_disk(tmp_path / "state"), run_server(tmp_path, bundle) as server, Load(server.url, 2) as load:
+        wait_until(lambda: load.receipts.statuses[200] > 0)
         filler = fill_disk(tmp_path / "state")
         wait_until(lambda: is_refusing(server))
         filler.unlink()

@@ -49,22 +49,20 @@ def test_no_keys_let_everyone_in() -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [None, "", "Bearer", "Bearer ", f"Basic {KEY}", KEY, f"Bearer {KEY}x", f"Bearer {ENTRY}", "Bearer \udcff"]
+    "header", [None, "", "Bearer", "Bearer ", "Basic KEY", "KEY", "Bearer KEYx", "Bearer ENTRY", "Bearer \udcff"]
 )
 def test_other_keys_are_refused(header: str | None) -> None:
     with pytest.raises(RefusedError) as caught:
-        load_keys(ENTRY).identify(header)
+        load_keys(ENTRY).identify(header and header.replace("KEY", KEY).replace("ENTRY", ENTRY))
     assert caught.value.status == 401
     assert caught.value.headers == {"WWW-Authenticate": "Bearer"}
     assert KEY not in caught.value.detail
 
 
-@pytest.mark.parametrize(
-    "entry", ["web", "web:", ":abc", f"web:{KEY}", ENTRY + "0", f"we b:{'0' * 64}", "web:" + "g" * 64]
-)
+@pytest.mark.parametrize("entry", ["web", "web:", ":abc", "web:KEY", "ENTRY0", f"we b:{'0' * 64}", "web:" + "g" * 64])
 def test_wrong_entries_are_named_by_their_place_alone(tmp_path: Path, entry: str) -> None:
     with pytest.raises(SecurityError, match="EVERGREEN_API_KEYS: not NAME:SHA256") as caught:
-        load_keys(entry)
+        load_keys(entry := entry.replace("KEY", KEY).replace("ENTRY", ENTRY))
     assert KEY not in str(caught.value)
     file = tmp_path / "keys"
     file.write_text(f"# keys\n{entry}\n")
@@ -219,7 +217,12 @@ def test_quick_requests_keep_their_connection(server: RunningServer) -> None:
     with connect(server) as sock:
         for _ in range(3):
             sock.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert statuses(sock.recv(4096)) == [200]
+            answer = b""
+            while not answer.endswith(b"}"):  # head and body may come one after the other
+                part = sock.recv(4096)
+                assert part, "closed"
+                answer += part
+            assert statuses(answer) == [200]
             time.sleep(TIMEOUT * 0.6)
 
 

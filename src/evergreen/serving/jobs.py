@@ -68,6 +68,7 @@ class JobSpec(BaseModel):
     """Folder for the rows of the prediction log."""
     bundle: Path
     max_memory_mb: int
+    priority: Literal["idle", "normal"] = "idle"
     server: int
     """Process whose end ends the job's."""
 
@@ -92,6 +93,7 @@ class Jobs:
         retention: how long a finished job is kept.
         timeout: seconds after which a job is given up.
         max_memory_mb: that a job's processes may each take.
+        priority: of these processes.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Jobs:
         retention: timedelta,
         timeout: float,
         max_memory_mb: int,
+        priority: Literal["idle", "normal"],
     ) -> None:
         self._folder = folder
         self._bundles = bundles
@@ -110,6 +113,7 @@ class Jobs:
         self._retention = retention
         self._timeout = timeout
         self._max_memory_mb = max_memory_mb
+        self._priority: Literal["idle", "normal"] = priority
         self._jobs: dict[str, Job] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._wake = {kind: asyncio.Event() for kind in KINDS}
@@ -290,6 +294,7 @@ class Jobs:
             rows=folder / ROWS,
             bundle=bundle,
             max_memory_mb=self._max_memory_mb,
+            priority=self._priority,
             server=os.getpid(),
         )
         if job.status != "running":  # canceled while the bundle was copied

@@ -107,6 +107,7 @@ def _build_service(
         retention=timedelta(days=serving.job_retention_days),
         timeout=serving.job_timeout,
         max_memory_mb=serving.max_job_memory_mb,
+        priority=serving.job_priority,
     )
     dispatcher = Dispatcher(sockets / "workers", serving.batch_size, serving.max_queue, metrics.observe_batch)
     metrics.registry.register(StateCollector(dispatcher, writer, jobs))
