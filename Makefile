@@ -23,12 +23,14 @@ lint: $(VENV)/dev.stamp  ## what pre-commit and CI check
 serve: $(VENV)/train.stamp  ## live, batch and video on http://127.0.0.1:8000, after make repro
 	evergreen serve
 
-bench: $(VENV)/dev.stamp  ## measure training settings, forms of quantization, detection
+bench: $(VENV)/dev.stamp  ## measure training settings, forms of quantization, detection, serving (needs wrk)
 	python benchmarks/training_cost.py
 	python benchmarks/quantization.py
 	python benchmarks/video_detect.py --minutes 1 5
+	python benchmarks/serving.py
 
-soak: $(VENV)/dev.stamp  ## kill the server under load, and watch its memory for half an hour
+soak: $(VENV)/dev.stamp  ## ten thousand odd requests, a hundred kills under load, half an hour of memory
+	python tests/serving/fuzz.py --requests 10000
 	PYTHONPATH=tests:tests/serving python benchmarks/soak.py
 
 lock: $(VENV)/dev.stamp  ## requirements/ made anew from pyproject.toml

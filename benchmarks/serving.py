@@ -153,7 +153,7 @@ def load(peer: Peer, texts: list[str], connections: int, seconds: float, scratch
     bodies, script = scratch / "bodies", scratch / "script.lua"
     bodies.write_text("".join(peer.body % json.dumps(text) + "\n" for text in texts))
     script.write_text(SCRIPT % (bodies, peer.path))
-    wrk = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "--latency", "-s", str(script), URL]
+    wrk = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "30s", "--latency", "-s", str(script), URL]
     output = subprocess.run(wrk, capture_output=True, text=True, check=True).stdout
     factor = {"us": 0.001, "ms": 1.0, "s": 1000.0}
     percentiles = {p: float(v) * factor[u] for p, v, u in re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s)\b", output)}
