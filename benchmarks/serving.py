@@ -87,7 +87,7 @@ def list_peers(folder: Path, scratch: Path) -> list[Peer]:
             environment=one_thread | {"PATH": f"{here}:{os.environ['PATH']}"},
         ),
     ]
-    bentoml, ray = folder / "bentoml/bin/bentoml", folder / "ray/bin/serve"
+    bentoml, ray = folder / "bentoml/bin/bentoml", folder / "ray/bin/python"
     if bentoml.exists():
         command = [
             str(bentoml.resolve()),
@@ -100,17 +100,8 @@ def list_peers(folder: Path, scratch: Path) -> list[Peer]:
         ]
         peers.append(Peer("BentoML", command, one_thread | {"BENTOML_DO_NOT_TRACK": "true"}, body='{"texts": [%s]}'))
     if ray.exists():
-        command = [
-            str(ray.resolve()),
-            "run",
-            "--app-dir",
-            str(PEERS),
-            "ray_service:app",
-            "--route-prefix",
-            "/v1/classify",
-        ]
-        environment = one_thread | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_DEFAULT_HTTP_PORT": str(PORT)}
-        peers.append(Peer("Ray Serve", command, environment))
+        command = [str(ray.absolute()), str(PEERS / "ray_service.py"), str(PORT)]
+        peers.append(Peer("Ray Serve", command, one_thread | {"RAY_USAGE_STATS_ENABLED": "0"}))
     return peers
 
 
@@ -153,7 +144,18 @@ def load(peer: Peer, texts: list[str], connections: int, seconds: float, scratch
     bodies, script = scratch / "bodies", scratch / "script.lua"
     bodies.write_text("".join(peer.body % json.dumps(text) + "\n" for text in texts))
     script.write_text(SCRIPT % (bodies, peer.path))
-    wrk = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "30s", "--latency", "-s", str(script), URL]
+    wrk = [
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds:.0f}s",
+        "--timeout",
+        "30s",
+        "--latency",
+        "-s",
+        str(script),
+        URL,
+    ]
     output = subprocess.run(wrk, capture_output=True, text=True, check=True).stdout
     factor = {"us": 0.001, "ms": 1.0, "s": 1000.0}
     percentiles = {p: float(v) * factor[u] for p, v, u in re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s)\b", output)}

@@ -22,10 +22,12 @@ class Texts(mlflow.pyfunc.PythonModel):
         return [prediction.probabilities for prediction in self.classifier.predict(list(model_input))]
 
 
-if __name__ == "__main__":
+if __name__ != "__main__":  # mlflow runs this file to get the model
+    mlflow.models.set_model(Texts())
+else:
     mlflow.pyfunc.save_model(
         sys.argv[1],
-        python_model=Texts(),
+        python_model=__file__,
         artifacts={"bundle": os.environ["BUNDLE"]},
         input_example=["Thanks for the quick rebooking!"],
         pip_requirements=[],

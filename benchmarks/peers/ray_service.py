@@ -1,6 +1,7 @@
-"""Peer: Ray Serve, a replica a core, its batching."""
+"""Peer: Ray Serve, a replica a core, its batching. The port is its argument."""
 
 import os
+import sys
 from typing import Any
 
 from ray import serve
@@ -26,4 +27,6 @@ class Texts:
         return await self.predict((await request.json())["text"])
 
 
-app = Texts.bind(os.environ["BUNDLE"])
+if __name__ == "__main__":
+    serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
+    serve.run(Texts.bind(os.environ["BUNDLE"]), route_prefix="/v1/classify", blocking=True)
