@@ -3,9 +3,8 @@
 from concurrent.futures import Future
 from typing import Any
 
-from evergreen.monitoring.log_writer import LogWriter
-
 from evergreen.cli import main
+from evergreen.monitoring.log_writer import LogWriter
 
 
 def forget(_writer: LogWriter, *_rows: Any) -> "Future[None]":
