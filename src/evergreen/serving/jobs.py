@@ -33,8 +33,10 @@ SUFFIXES: dict[Kind, tuple[str, ...]] = {
 }
 JOB, PROGRESS, OUTCOME = "job.json", "progress.json", "outcome.json"
 UPLOAD, ROWS, RESULTS = "upload", "log", "results"
-_ROWS_AT_A_TIME = 64
+_ROWS_AT_A_TIME = 16
 """Rows of a batch that are logged together: few, so that a live answer's row never waits long behind them."""
+_PAUSE = 0.01
+"""Seconds between them, for the same reason."""
 
 logger = get_logger(__name__)
 
@@ -307,7 +309,6 @@ class Jobs:
             "evergreen.serving.job_process",
             spec.model_dump_json(),
             stdin=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
         )
         self._processes[job.id] = process
         if job.status != "running":
@@ -338,6 +339,7 @@ class Jobs:
             with file.open("rb") as lines:
                 while chunk := list(islice(lines, _ROWS_AT_A_TIME)):
                     await self._log_patiently([LoggedPrediction.from_json(line) for line in chunk])
+                    await asyncio.sleep(_PAUSE)
             file.unlink()
 
     async def _log_patiently(self, rows: list[LoggedPrediction]) -> None:
@@ -432,5 +434,6 @@ def _read_outcome(path: Path, code: int) -> Outcome:
 
 def _kill(process: asyncio.subprocess.Process) -> None:
     """End a job's process and those that it started."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    for end, target in ((os.killpg, process.pid), (os.kill, process.pid)):  # the second before it leads a group
+        with suppress(ProcessLookupError, PermissionError):
+            end(target, signal.SIGKILL)
