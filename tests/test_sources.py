@@ -11,9 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
+from buckets import Bucket, run_s3_server
 
 from evergreen import sources
 from evergreen.params import Columns
@@ -106,34 +105,13 @@ def test_malformed_address(uri):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"http://{host}:{port}"
-    moto.stop()
+    with run_s3_server() as address:
+        yield address
 
 
 @pytest.fixture
 def bucket(server, tmp_path, monkeypatch):
-    for name, value in {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "EVERGREEN_STATE_DIR": str(tmp_path / "state"),
-    }.items():
-        monkeypatch.setenv(name, value)
-    name = "b" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:12]
-    client = boto3.client("s3", endpoint_url=server)
-    client.create_bucket(Bucket=name)
-
-    class Bucket:
-        uri = f"s3://{name}"
-
-        def put(self, key: str, content: bytes) -> None:
-            client.put_object(Bucket=name, Key=key, Body=content)
-
-    return Bucket()
+    return Bucket(server, tmp_path, monkeypatch)
 
 
 @pytest.fixture

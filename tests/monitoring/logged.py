@@ -1,5 +1,6 @@
 """Rows for the tests of the prediction log, and the process that they kill."""
 
+import multiprocessing
 import sys
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,22 @@ def make_row(age_days: float = 0, **fields: Any) -> LoggedPrediction:
         "text": "late again",
     }
     return LoggedPrediction(**values | fields)
+
+
+def open_and_write(url: str, ids: list[str]) -> None:
+    log = PredictionLog.open(url)
+    log.insert([make_row(id=name) for name in ids])
+
+
+def open_at_once(url: str) -> None:
+    """Open a new log from four processes, each of which writes a row of its own and one that all write."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=open_and_write, args=(url, [f"{number}", "same"])) for number in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
 
 
 def submit_for_ever(url: str, spool: str, unavailable: Any) -> None:

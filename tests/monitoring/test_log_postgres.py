@@ -1,16 +1,14 @@
 """The prediction log on a real PostgreSQL: the same answers as on SQLite, through stops and starts."""
 
-import multiprocessing
 import time
 from dataclasses import replace
 from datetime import UTC, timedelta
 from pathlib import Path
 
 import pytest
-from logged import NOW, make_row
+from logged import NOW, make_row, open_at_once
 from postgres import Postgres
 from test_log_writer import read_ids, run_until_killed, wait_until
-from test_prediction_log import open_and_write
 
 from evergreen.monitoring.log import Feedback, LogError, LogUnavailable, PredictionLog
 from evergreen.monitoring.log_writer import LogWriter
@@ -44,13 +42,7 @@ def test_rows_and_feedback_come_back(postgres: Postgres) -> None:
 
 def test_processes_that_start_at_once_migrate_once(postgres: Postgres) -> None:
     url = postgres.make_database()
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=open_and_write, args=(url, [f"{number}", "same"])) for number in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * 4
+    open_at_once(url)
     assert sorted(read_ids(PredictionLog(url))) == ["0", "1", "2", "3", "same"]
 
 

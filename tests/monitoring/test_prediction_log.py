@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import multiprocessing
 import pickle
 import sqlite3
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from logged import NOW, make_row
+from logged import NOW, make_row, open_at_once
 from typer.testing import CliRunner
 
 from evergreen.cli import app
@@ -178,20 +177,9 @@ def test_removed_file_is_noticed(log: PredictionLog) -> None:
     assert len(read_ids(log)) == 1
 
 
-def open_and_write(url: str, ids: list[str]) -> None:
-    log = PredictionLog.open(url)
-    log.insert([make_row(id=name) for name in ids])
-
-
 def test_processes_that_start_at_once_migrate_once(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/log.db"
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=open_and_write, args=(url, [f"{number}", "same"])) for number in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * 4
+    open_at_once(url)
     log = pickle.loads(pickle.dumps(PredictionLog(url)))  # noqa: S301
     assert sorted(read_ids(log)) == ["0", "1", "2", "3", "same"]
 

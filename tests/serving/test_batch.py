@@ -1,4 +1,3 @@
-import hashlib
 import json
 import os
 import random
@@ -9,11 +8,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
+from buckets import Bucket, run_s3_server
 from tiny_text_bundle import LABELS, write_bundle
 from typer.testing import CliRunner
 
@@ -338,44 +336,30 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def bucket(tmp_path, monkeypatch) -> Iterator[str]:
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "EVERGREEN_STATE_DIR": str(tmp_path / "state"),
-    }.items():
-        monkeypatch.setenv(name, value)
-    name = "b" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:12]
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket=name)
-    yield name
-    moto.stop()
+def bucket(tmp_path, monkeypatch) -> Iterator[Bucket]:
+    with run_s3_server() as server:
+        yield Bucket(server, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
 def test_bucket_to_bucket(bundle, bucket, tmp_path, suffix):
-    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
     local = write_rows(tmp_path / "in.jsonl", 300)
     run_batch(str(local), str(tmp_path / f"a.{suffix}"), bundle, processes=1, chunk_rows=100)
-    client.upload_file(str(tmp_path / f"a.{suffix}"), bucket, f"deep/in.{suffix}")
-    source, target = f"s3://{bucket}/deep/in.{suffix}", f"s3://{bucket}/out/b.{suffix}"
+    bucket.client.upload_file(str(tmp_path / f"a.{suffix}"), bucket.name, f"deep/in.{suffix}")
+    source, target = f"{bucket.uri}/deep/in.{suffix}", f"{bucket.uri}/out/b.{suffix}"
     run_batch(str(tmp_path / f"a.{suffix}"), str(tmp_path / f"b.{suffix}"), bundle, processes=1, chunk_rows=100)
     with pytest.raises(BatchInterruptedError):
         run_batch(source, target, bundle, processes=1, chunk_rows=100, on_chunk=stop_after(1))
     result = run_batch(source, target, bundle, processes=1, chunk_rows=100)
     assert result.resumed_rows == 100
-    content = client.get_object(Bucket=bucket, Key=f"out/b.{suffix}")["Body"].read()
+    content = bucket.client.get_object(Bucket=bucket.name, Key=f"out/b.{suffix}")["Body"].read()
     assert content == (tmp_path / f"b.{suffix}").read_bytes()
     assert not list((tmp_path / "state" / "batch").iterdir())
 
 
 def test_missing_object(bundle, bucket, tmp_path):
     with pytest.raises(SourceError, match=r"none\.csv: unavailable"):
-        run_batch(f"s3://{bucket}/none.csv", str(tmp_path / "out.csv"), bundle)
+        run_batch(f"{bucket.uri}/none.csv", str(tmp_path / "out.csv"), bundle)
     assert not list(tmp_path.glob("out*"))
 
 

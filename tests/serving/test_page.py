@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import sys
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -21,8 +20,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(COMMAND is None, reason="NO BROWSER: the page is untested; apt-get install chromium"),
 ]
-
-sys.path.append(str(Path(__file__).parents[1] / "video"))  # footage.py, also where this file runs alone
 
 KEY, ENTRY = create_key("page")
 CARD = """---
@@ -45,29 +42,11 @@ Reads **short** texts, `run 1`, see [the paper](https://example.org/paper), not 
 
 
 @pytest.fixture(scope="module")
-def video_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A detector that learned the scene of tests/video."""
-    from footage import draw_scene, reduce_params, write_video
-
-    from evergreen.video.build import make_detector
-    from evergreen.video.extraction import make_features
-    from evergreen.video.sequences import plan_parts
-
-    folder = tmp_path_factory.mktemp("video")
-    params = reduce_params(source=str(write_video(folder / "scene.mp4", draw_scene(240))))
-    parts = plan_parts(params.video, params.clips)
-    maps, weights = folder / "features.h5", folder / "diffusion"
-    features = make_features(params, parts, maps, weights, folder / "diffusion.csv", folder / "checkpoints")
-    make_detector(params, parts, features.normal_frames, maps, weights, folder / "bundle", folder / "cnn_lstm.csv")
-    return folder / "bundle"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, video_bundle: Path) -> Iterator[RunningServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, built: Path) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("server")
     bundle = write_bundle(folder / "models" / "text")
     (folder / "models" / "card.md").write_text(CARD)
-    with run_server(folder, bundle, video_bundle) as running:
+    with run_server(folder, bundle, built / "bundle") as running:
         yield running
 
 
