@@ -19,6 +19,7 @@ from evergreen.bundle import MANIFEST
 from evergreen.errors import EvergreenError
 from evergreen.logs import redact
 from evergreen.params import Params, ParamsError
+from evergreen.processors import count_processors
 from evergreen.settings import Settings
 from evergreen.sources import resolve
 from evergreen.text.bundle import Bundle as TextBundle
@@ -132,7 +133,7 @@ def _check_group(extra: str, requirements: list[Requirement]) -> CheckResult:
 
 
 def _check_compute() -> CheckResult:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = count_processors()
     processor = f"CPU, {cores} cores"
     try:
         importlib.metadata.version("torch")

@@ -3,7 +3,9 @@
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -43,6 +45,12 @@ def _redact_value(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_redact_value("", item) for item in value]
     return value if value is None or isinstance(value, bool | int | float) else redact(str(value))
+
+
+def locate(error: BaseException) -> list[str]:
+    """Where an error was raised, the last places only: its message and its traceback could hold a text."""
+    frames = traceback.extract_tb(error.__traceback__)[-5:]
+    return [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames]
 
 
 class _CurrentStderr(logging.StreamHandler[Any]):

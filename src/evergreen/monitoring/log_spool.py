@@ -13,6 +13,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from evergreen.files import sync_folder
 from evergreen.logs import get_logger
 from evergreen.monitoring.log import Feedback, LoggedPrediction, encode_line
 
@@ -152,8 +153,4 @@ def _write_all(file: int, content: bytes) -> None:
 
 def _sync_folder(folder: Path) -> None:
     with suppress(OSError):  # not every file system can
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(folder)

@@ -14,8 +14,8 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evergreen import __version__
-from evergreen.serving.job_routes import PATHS, add_job_routes
-from evergreen.serving.jobs import KINDS
+from evergreen.serving.job_routes import add_job_routes
+from evergreen.serving.jobs import KINDS, PATHS
 from evergreen.serving.live import add_live_routes
 from evergreen.serving.metrics import MeasureRequests
 from evergreen.serving.problems import ProblemDetails, RefusedError, describe_responses, handle_problems

@@ -15,7 +15,9 @@ from typing import Literal
 
 from evergreen import __version__
 from evergreen.bundle import MANIFEST, hash_files
+from evergreen.files import rename
 from evergreen.metrics import Metrics
+from evergreen.processors import count_processors
 from evergreen.serving.batch_files import Layout, Source, get_format, join_parts
 from evergreen.serving.batch_parts import (
     BatchError,
@@ -26,10 +28,9 @@ from evergreen.serving.batch_parts import (
     lock,
     open_folder,
     remove_folder,
-    rename,
 )
-from evergreen.serving.batch_workers import Task, count_processors, predict_chunks, read_pending
-from evergreen.sources import explain_unavailable, open_filesystem
+from evergreen.serving.batch_workers import Task, predict_chunks, read_pending
+from evergreen.sources import explain_unavailable, open_filesystem, upload
 from evergreen.text.runtime import Classifier, Prediction
 
 CHUNK_ROWS = 4096
@@ -215,8 +216,8 @@ def _publish(parts: Parts, layout: Layout, target: str) -> str | None:
     join_parts(parts.read_outputs(), result, layout)
     rejected = parts.rows > parts.predicted
     if "://" in target:
-        _upload(report if rejected else None, rejects)
-        _upload(result, target)
+        _replace_object(report if rejected else None, rejects)
+        _replace_object(result, target)
     else:
         if rejected:
             _place(report, Path(rejects))
@@ -232,12 +233,13 @@ def _place(file: Path, target: Path) -> None:
     rename(file, target)
 
 
-def _upload(file: Path | None, target: str) -> None:
+def _replace_object(file: Path | None, target: str) -> None:
+    if file is not None:
+        upload(file, target)
+        return
     try:
         filesystem = open_filesystem(target)
-        if file is not None:
-            filesystem.put_file(str(file), target)
-        elif filesystem.exists(target):
+        if filesystem.exists(target):
             filesystem.rm_file(target)
     except Exception as error:
         raise explain_unavailable(target, error) from error

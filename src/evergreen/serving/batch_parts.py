@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from evergreen.errors import EvergreenError
+from evergreen.files import write_whole
 from evergreen.settings import Settings
 from evergreen.text.runtime import Prediction
 
@@ -88,7 +89,7 @@ class Parts:
         if chunk.number != self.count:
             raise ValueError(f"chunk {chunk.number} came in place of chunk {self.count}")
         header = json.dumps(asdict(chunk.header)).encode() + b"\n"
-        _write_whole(self._get_file(chunk.number), header, chunk.rejects, chunk.output)
+        write_whole(self._get_file(chunk.number), header, chunk.rejects, chunk.output)
         self._count(chunk.header)
 
     def read_outputs(self) -> Iterator[bytes]:
@@ -160,7 +161,7 @@ def open_folder(folder: Path, job: dict[str, str], target: str, restart: bool) -
         shutil.rmtree(folder, ignore_errors=True)
     if not folder.exists():
         folder.mkdir()
-        _write_whole(file, json.dumps(job, indent=2).encode())
+        write_whole(file, json.dumps(job, indent=2).encode())
         return
     earlier = json.loads(file.read_bytes())
     if changed := [name for name in job if earlier.get(name) != job[name]]:
@@ -177,23 +178,3 @@ def remove_folder(folder: Path, only_left: bool = False) -> None:
         shutil.rmtree(done, ignore_errors=True)
         folder.rename(done)
     shutil.rmtree(done, ignore_errors=True)
-
-
-def _write_whole(file: Path, *blocks: bytes) -> None:
-    partial = file.with_suffix(".partial")
-    with partial.open("wb") as stream:
-        for block in blocks:
-            stream.write(block)
-        stream.flush()
-        os.fsync(stream.fileno())
-    rename(partial, file)
-
-
-def rename(partial: Path, file: Path) -> None:
-    """Put a complete file in its place."""
-    partial.replace(file)
-    descriptor = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)  # the name, too, survives a loss of power
-    finally:
-        os.close(descriptor)

@@ -82,11 +82,6 @@ def read_pending(source: Source, chunk_rows: int, first: int, first_row: int) ->
             yield chunk
 
 
-def count_processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def predict_chunks(chunks: Iterator[Chunk], task: Task, processes: int) -> Iterator[PredictedChunk]:
     """Predict chunks by a pool of processes, in order; a chunk whose process dies is tried once more."""
     waiting: deque[Chunk] = deque()

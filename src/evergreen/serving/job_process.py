@@ -9,17 +9,17 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from evergreen.errors import EvergreenError
-from evergreen.logs import configure, get_logger, redact
+from evergreen.files import write_whole
+from evergreen.logs import configure, get_logger, locate, redact
 from evergreen.monitoring.log import LoggedPrediction
 from evergreen.serving.batch import BatchProgress, run_batch
-from evergreen.serving.jobs import OUTCOME, PROGRESS, JobSpec, Outcome, write_atomically
+from evergreen.serving.jobs import OUTCOME, PROGRESS, JobSpec, Outcome
 from evergreen.serving.models import describe_model
 from evergreen.text.bundle import Bundle
 from evergreen.text.runtime import Prediction
@@ -49,7 +49,7 @@ def main() -> None:
         outcome = Outcome(summary=summary)
     except Exception as error:
         outcome = Outcome(problem=_explain(error, spec))
-    write_atomically(folder / OUTCOME, outcome.model_dump_json().encode())
+    write_whole(folder / OUTCOME, outcome.model_dump_json().encode())
 
 
 def _yield_to_live_answers() -> None:
@@ -74,8 +74,7 @@ def _explain(error: Exception, spec: JobSpec) -> str:
     if isinstance(error, EvergreenError):
         return _hide_paths(redact(str(error)), spec)
     # A bug. Only where it is: the message and the traceback may hold texts of the client.
-    frames = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
-    get_logger(__name__).error("a job failed", job=spec.id, error=type(error).__name__, frames=frames[-5:])
+    get_logger(__name__).error("a job failed", job=spec.id, error=type(error).__name__, frames=locate(error))
     return (
         f"The server could not process the file ({type(error).__name__}). Check it, or report this with the job's id."
     )
@@ -125,7 +124,7 @@ def _run_batch(spec: JobSpec) -> dict[str, Any]:
             for row, text, prediction in zip(rows, texts, predictions, strict=True)
         ]
         if lines:
-            write_atomically(spec.rows / f"{rows[0]:012d}.jsonl", b"".join(lines))
+            write_whole(spec.rows / f"{rows[0]:012d}.jsonl", b"".join(lines))
 
     target = spec.results / f"predictions{spec.input.suffix.lower()}"
     result = run_batch(
@@ -174,7 +173,7 @@ def _run_video(spec: JobSpec) -> dict[str, Any]:
         client=spec.client,
         observed_at=datetime.now(UTC),
     )
-    write_atomically(spec.rows / "000000.jsonl", row.to_json())
+    write_whole(spec.rows / "000000.jsonl", row.to_json())
     return {
         "prediction_id": spec.id,
         "answer": detection.answer,

@@ -12,12 +12,11 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from evergreen.serving.jobs import SUFFIXES, Kind
+from evergreen.serving.jobs import PATHS, SUFFIXES, Kind
 from evergreen.serving.problems import RefusedError, describe_responses
 from evergreen.serving.schemas import JobResponse
 from evergreen.serving.service import Service
 
-PATHS: dict[Kind, str] = {"batch": "/v1/batches", "video": "/v1/videos"}
 _ABOUT = {
     "batch": ("texts", "Classify the texts of a file"),
     "video": ("a video", "Judge a video: 1 where it holds an anomaly, else 0"),

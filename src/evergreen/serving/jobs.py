@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
+from evergreen.files import write_whole
 from evergreen.logs import get_logger
 from evergreen.monitoring.log import LoggedPrediction
 from evergreen.serving.problems import RefusedError
@@ -31,6 +32,7 @@ SUFFIXES: dict[Kind, tuple[str, ...]] = {
     "batch": (".jsonl", ".csv", ".parquet"),
     "video": (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"),
 }
+PATHS: dict[Kind, str] = {"batch": "/v1/batches", "video": "/v1/videos"}
 JOB, PROGRESS, OUTCOME = "job.json", "progress.json", "outcome.json"
 UPLOAD, ROWS, RESULTS = "upload", "log", "results"
 _ROWS_AT_A_TIME = 16
@@ -243,7 +245,6 @@ class Jobs:
     def describe(self, job: Job) -> JobResponse:
         """Describe a job to its client."""
         progress = 1.0 if job.status == "succeeded" else _read_progress(self._folder / job.id / PROGRESS)
-        path = "batches" if job.kind == "batch" else "videos"
         return JobResponse(
             id=job.id,
             kind=job.kind,
@@ -253,7 +254,7 @@ class Jobs:
             progress=progress,
             detail=job.detail,
             summary=job.summary,
-            results=[f"/v1/{path}/{job.id}/{name}" for name in job.results],
+            results=[f"{PATHS[job.kind]}/{job.id}/{name}" for name in job.results],
         )
 
     async def _work(self, kind: Kind) -> None:
@@ -371,7 +372,7 @@ class Jobs:
             shutil.rmtree(self._folder / job.id / name, ignore_errors=True)
 
     def _save(self, job: Job) -> None:
-        write_atomically(self._folder / job.id / JOB, job.model_dump_json().encode())
+        write_whole(self._folder / job.id / JOB, job.model_dump_json().encode())
 
     def _remove(self, job: Job) -> None:
         self._jobs.pop(job.id, None)
@@ -384,16 +385,6 @@ class Jobs:
                 if job.status not in ("queued", "running") and job.created_at < limit:
                     self._remove(job)
             await asyncio.sleep(3600)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, after a crash as well."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 async def _store(content: AsyncIterator[bytes], path: Path) -> int:

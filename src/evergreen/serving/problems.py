@@ -1,8 +1,6 @@
 """The one form that errors are answered in: problem details (RFC 9457)."""
 
 from http import HTTPStatus
-from pathlib import Path
-from traceback import extract_tb
 from typing import Any, cast
 
 from fastapi import FastAPI, Request
@@ -14,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from evergreen.logs import get_logger
+from evergreen.logs import get_logger, locate
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -145,8 +143,7 @@ class AnswerBugs:
         except Exception as error:
             if scope["type"] != "http":
                 raise
-            frames = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
-            logger.error("a request failed", error=type(error).__name__, frames=frames[-5:])
+            logger.error("a request failed", error=type(error).__name__, frames=locate(error))
             if not started:  # else the server closes the connection, as the answer is incomplete
                 detail = "The server failed; its log says where. Try again, and report it if it stays."
                 await RefusedError(HTTPStatus.INTERNAL_SERVER_ERROR, detail).to_response()(scope, receive, send)

@@ -27,8 +27,8 @@ from evergreen.errors import EvergreenError
 from evergreen.logs import get_logger
 from evergreen.monitoring.log import LogUnavailable, PredictionLog
 from evergreen.monitoring.log_writer import LogWriter
+from evergreen.processors import count_processors
 from evergreen.serving.app import create_app
-from evergreen.serving.batch_workers import count_processors
 from evergreen.serving.dispatcher import Dispatcher
 from evergreen.serving.http_protocol import TimedHttpProtocol
 from evergreen.serving.jobs import Jobs, Kind

@@ -18,6 +18,7 @@ from evergreen.bundle import BundleError
 from evergreen.logs import configure, get_logger
 from evergreen.serving.models import describe_model
 from evergreen.serving.wire import Message, encode, receive_all
+from evergreen.text.bundle import Bundle
 from evergreen.text.runtime import Classifier
 
 MICRO_BATCH = 8
@@ -57,9 +58,9 @@ class TextAPI(LitAPI):
         Raises:
             BundleError: when it is damaged.
         """
-        folder = bundle.resolve()
-        classifier = Classifier.load(folder, num_threads=1)
-        lone = Classifier.load(folder, self._lone_threads) if self.takes_lone else classifier
+        verified = Bundle.load(bundle.resolve())
+        classifier = Classifier(verified, num_threads=1)
+        lone = Classifier(verified, self._lone_threads) if self.takes_lone else classifier
         for each in (classifier, lone):
             each("the first run allocates")
         self.classifier, self._lone = classifier, lone
