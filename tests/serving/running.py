@@ -106,6 +106,7 @@ class RunningServer:
                     left.kill()
                 raise AssertionError(f"left running: {alive}")
             time.sleep(0.05)
+        assert number == signal.SIGKILL or "Traceback" not in self.read_output(), self.read_output()
         return code
 
     def kill(self) -> None:

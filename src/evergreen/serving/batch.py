@@ -7,7 +7,7 @@ started again therefore repeats the chunks under way and nothing else.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from os import fsync
 from pathlib import Path
@@ -262,7 +262,8 @@ def _start_engine(
         running = start_ray(source, chunk_rows, parts.count, parts.rows, task, processes, ray_address)
     elif engine == "local":
         chunks = read_pending(source, chunk_rows, parts.count, parts.rows)
-        running = nullcontext(predict_chunks(chunks, task, processes or count_processors()))
+        # Closed here: a pool that is left to the garbage collector may be shut down as the interpreter ends.
+        running = closing(predict_chunks(chunks, task, processes or count_processors()))
     else:
         raise BatchUsageError(f"{engine}: not an engine. Write local or ray.")
     with running as predicted:

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -82,7 +82,7 @@ def read_pending(source: Source, chunk_rows: int, first: int, first_row: int) ->
             yield chunk
 
 
-def predict_chunks(chunks: Iterator[Chunk], task: Task, processes: int) -> Iterator[PredictedChunk]:
+def predict_chunks(chunks: Iterator[Chunk], task: Task, processes: int) -> Generator[PredictedChunk]:
     """Predict chunks by a pool of processes, in order; a chunk whose process dies is tried once more."""
     waiting: deque[Chunk] = deque()
     futures: dict[int, Future[PredictedChunk]] = {}

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ class _Server(LitServer):
     def serve(self) -> None:
         """Serve until SIGTERM or Ctrl-C."""
         settings = self._service.settings
-        os.register_at_fork(after_in_child=_end_with_parent)
+        os.register_at_fork(after_in_child=_set_signals_of_fork)
         gc.freeze()  # what the forks share is not touched by their collectors, so it stays shared
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
@@ -184,7 +185,7 @@ class _Server(LitServer):
         return workers
 
     def _watch(self, process: Any) -> None:
-        process.join()
+        wait([process.sentinel])  # not join, which would take its exit code from LitServe
         if self._shutdown_event is not None:
             self._shutdown_event.set()
 
@@ -221,8 +222,11 @@ class _Server(LitServer):
             await asyncio.to_thread(service.writer.close, 10.0)
 
 
-def _end_with_parent() -> None:
-    """Let a forked process be told when the main process dies, even by a signal that can't be caught."""
+def _set_signals_of_fork() -> None:
+    """Let a forked process end by a signal, without the main process's handlers, also when that process is killed."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ class SocketLoop(LitLoop):
         """Serve; LitServe calls this in the worker once the model is loaded."""
         os.nice(NICENESS)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server ends its workers
-        with _connect(self._address) as connection:
+        with suppress(ConnectionError), _connect(self._address) as connection:  # a server that was killed
             model = describe_model(lit_api.classifier.manifest)
             connection.sendall(encode({"pid": os.getpid(), "model": model, "takes_lone": lit_api.takes_lone}))
             for message in receive_all(connection):
