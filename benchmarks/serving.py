@@ -273,14 +273,14 @@ def write_table(services: dict[str, Any]) -> None:
 
 def plot(services: dict[str, Any]) -> None:
     """Draw requests per second against p99, a line a service, a point for each number of callers."""
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
     for name, figures in services.items():
         loads = figures["connections"].values()
         style = "o-" if name.startswith("evergreen") else "s--"
         axes.plot([x["p99_ms"] for x in loads], [x["requests_per_second"] for x in loads], style, label=name)
     axes.set(xscale="log", xlabel="p99 (ms)", ylabel="requests per second", title="1, 8 and 32 callers, two processors")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right center", fontsize=8)
     figure.savefig(PLOT, dpi=120)
 
 

@@ -1,7 +1,10 @@
-"""Files that are there whole or not at all, after a loss of power as well."""
+"""Files that are there whole or not at all, after a loss of power as well, and files that one process has at a time."""
 
+import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 
 def write_whole(file: Path, *blocks: bytes) -> None:
@@ -28,3 +31,19 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def claim(file: Path) -> IO[str] | None:
+    """Lock a file for as long as the returned stream is open, here or in a fork; None where another process has it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        stream = file.open("a")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            return None
+        with suppress(FileNotFoundError):
+            if file.stat().st_ino == os.fstat(stream.fileno()).st_ino:
+                return stream
+        stream.close()  # its last owner removed it meanwhile: what we locked is nobody's

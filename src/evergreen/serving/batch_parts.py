@@ -1,18 +1,17 @@
 """Part files of a batch: each a chunk's rows, written whole or not at all, in a folder that belongs to one job."""
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from evergreen.errors import EvergreenError
-from evergreen.files import write_whole
+from evergreen.files import claim, write_whole
 from evergreen.settings import Settings
 from evergreen.text.runtime import Prediction
 
@@ -132,21 +131,14 @@ def find_folder(target: str) -> Path:
 def lock(folder: Path, target: str) -> Iterator[None]:
     """Keep other processes from working on the same result."""
     file = folder.with_name(f"{folder.name}.lock")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with file.open("a") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BatchError(f"{target}: another process is making it. Wait for it, or stop it.") from error
-            with suppress(FileNotFoundError):
-                if file.stat().st_ino == os.fstat(stream.fileno()).st_ino:
-                    try:
-                        yield
-                    finally:
-                        file.unlink(missing_ok=True)
-                    return
-            # Its last owner removed it between our opening and locking it: what we locked is nobody's.
+    stream = claim(file)
+    if stream is None:
+        raise BatchError(f"{target}: another process is making it. Wait for it, or stop it.")
+    with stream:
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
 
 
 def open_folder(folder: Path, job: dict[str, str], target: str, restart: bool) -> None:

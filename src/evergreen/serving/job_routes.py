@@ -42,6 +42,7 @@ def add_job_routes(app: FastAPI, service: Service, kind: Kind) -> None:
         HTTPStatus.NOT_FOUND,
         HTTPStatus.UNPROCESSABLE_ENTITY,
         HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.SERVICE_UNAVAILABLE,
     )
 
     @app.post(
@@ -66,7 +67,9 @@ def add_job_routes(app: FastAPI, service: Service, kind: Kind) -> None:
         path,
         name=f"list {kind}",
         summary="List your jobs",
-        responses=describe_responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS),
+        responses=describe_responses(
+            HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE
+        ),
     )
     async def list_jobs(request: Request) -> list[JobResponse]:
         return [jobs.describe(job) for job in jobs.find(kind, service.identify(request))]
@@ -108,6 +111,7 @@ _UPLOAD_ERRORS = (
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     HTTPStatus.UNPROCESSABLE_ENTITY,
     HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
     HTTPStatus.INSUFFICIENT_STORAGE,
 )
 

@@ -1,4 +1,7 @@
-"""Jobs that go on after their request: each a folder on disk, to survive a restart; one of a kind at a time."""
+"""Jobs that go on after their request: each a folder on disk, to survive a restart; one of a kind at a time.
+
+Of the servers that share the folder, as two do while one takes over from the other, one has the jobs.
+"""
 
 import asyncio
 import json
@@ -16,11 +19,11 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from evergreen.files import write_whole
+from evergreen.files import claim, write_whole
 from evergreen.logs import get_logger
 from evergreen.monitoring.log import LoggedPrediction
 from evergreen.serving.problems import RefusedError
@@ -122,14 +125,27 @@ class Jobs:
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._wake = {kind: asyncio.Event() for kind in KINDS}
         self._tasks: list[asyncio.Task[None]] = []
+        self._claim: IO[str] | None = None
 
     async def start(self, log_rows: LogRows) -> None:
-        """Take up the jobs of the last run and begin to work.
+        """Take up the jobs of the last run and begin to work, once no other server has them.
 
         Args:
             log_rows: makes rows durable in the prediction log.
         """
         self._log_rows = log_rows
+        if not self._take_up():
+            logger.warning("another server has the jobs; they are taken up when it ends")
+            self._tasks = [asyncio.create_task(self._wait_for_other())]
+
+    async def _wait_for_other(self) -> None:
+        while not self._take_up():
+            await asyncio.sleep(0.2)
+
+    def _take_up(self) -> bool:
+        self._claim = claim(self._folder.with_name(f"{self._folder.name}.lock"))
+        if self._claim is None:
+            return False
         self._folder.mkdir(parents=True, exist_ok=True)
         for folder in sorted(self._folder.iterdir()):
             job = _read_job(folder)
@@ -139,8 +155,9 @@ class Jobs:
             if job.status == "running":
                 job.status = "queued"
             self._jobs[job.id] = job
-        self._tasks = [asyncio.create_task(self._work(kind)) for kind in KINDS]
+        self._tasks += [asyncio.create_task(self._work(kind)) for kind in KINDS]
         self._tasks.append(asyncio.create_task(self._clean_up()))
+        return True
 
     async def close(self) -> None:
         """Stop working; what runs is resumed by the next start."""
@@ -149,6 +166,8 @@ class Jobs:
         for process in list(self._processes.values()):
             _kill(process)
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._claim is not None:
+            self._claim.close()
 
     def count(self) -> Counter[tuple[str, str]]:
         """Count the jobs by kind and status."""
@@ -158,8 +177,9 @@ class Jobs:
         """Check that a job may be made.
 
         Raises:
-            RefusedError: when there is no bundle for it, or too many jobs wait.
+            RefusedError: when there is no bundle for it, too many jobs wait, or another server has the jobs.
         """
+        self._check_claim()
         if kind not in self._bundles:
             raise RefusedError(HTTPStatus.NOT_FOUND, f"This server has no {kind} model.")
         if sum(job.status in ("queued", "running") for job in self._jobs.values()) >= self._max_jobs:
@@ -204,7 +224,12 @@ class Jobs:
         return job
 
     def find(self, kind: Kind, client: str) -> list[Job]:
-        """The jobs of a client, the newest first."""
+        """The jobs of a client, the newest first.
+
+        Raises:
+            RefusedError: 503 while another server has the jobs.
+        """
+        self._check_claim()
         mine = [job for job in self._jobs.values() if job.kind == kind and job.client == client]
         return sorted(mine, key=lambda job: job.created_at, reverse=True)
 
@@ -212,12 +237,18 @@ class Jobs:
         """Return a job.
 
         Raises:
-            RefusedError: 404 when this client has none of that id.
+            RefusedError: 404 when this client has none of that id, 503 while another server has the jobs.
         """
+        self._check_claim()
         job = self._jobs.get(job_id)
         if job is None or job.kind != kind or job.client != client:
             raise RefusedError(HTTPStatus.NOT_FOUND, f"No {kind} job has that id. It may have been removed.")
         return job
+
+    def _check_claim(self) -> None:
+        if self._claim is None:
+            detail = "Another server has the jobs until it stops, as it does during an update. Come back soon."
+            raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "2"})
 
     def get_result(self, job: Job, name: str) -> Path:
         """Return the path of a result.

@@ -2,10 +2,12 @@
 
 import shutil
 import tempfile
+import uuid
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from evergreen.bundle import MANIFEST, BaseManifest
+from evergreen.files import claim
 from evergreen.serving.schemas import ModelInfo
 from evergreen.text.bundle import Bundle as TextBundle
 from evergreen.video.bundle import Bundle as VideoBundle
@@ -19,7 +21,7 @@ class Models:
     Args:
         text: folder of the text bundle, where a new one is looked for as well.
         video: folder of the video bundle; it may be missing.
-        state: folder for the copies.
+        state: folder for the copies; servers that share it each have a folder of their own in it.
 
     Raises:
         BundleError: when one is damaged.
@@ -27,11 +29,10 @@ class Models:
 
     def __init__(self, text: Path, video: Path, state: Path) -> None:
         self._source = text
-        self._state = state
-        self.current = state / "current"
+        self._state, self._claim = _claim_folder(state)
+        self.current = self._state / "current"
         self.video_folder = video if (video / MANIFEST).exists() else None
         self.video = _describe_video(VideoBundle.load(video)) if self.video_folder else None
-        state.mkdir(parents=True, exist_ok=True)
         self.switch(self.copy_new())
 
     def copy_new(self) -> TextBundle:
@@ -60,6 +61,20 @@ class Models:
             if copy.name != bundle.folder.name:
                 shutil.rmtree(copy, ignore_errors=True)
         self.text = _describe_text(bundle, self._source)
+
+
+def _claim_folder(parent: Path) -> tuple[Path, IO[str] | None]:
+    """Make a folder that is this server's while it, or a fork of it, lives; remove those of servers that have gone."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for lock in parent.glob("*.lock"):
+        if stream := claim(lock):
+            with stream:
+                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+                lock.unlink(missing_ok=True)
+    folder = parent / uuid.uuid4().hex
+    stream = claim(folder.with_suffix(".lock"))
+    folder.mkdir()
+    return folder, stream
 
 
 def describe_model(manifest: BaseManifest) -> str:
