@@ -6,7 +6,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Compiled once and kept: the training stack takes twice as long to import from source.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: repro serve test check lint bench soak lock
+.PHONY: repro serve image serve-image test check lint bench soak lock
 
 repro: $(VENV)/train.stamp  ## prepare, train, export and evaluate, as far as something changed
 	dvc repro
@@ -22,6 +22,12 @@ lint: $(VENV)/dev.stamp  ## what pre-commit and CI check
 
 serve: $(VENV)/train.stamp  ## live, batch and video on http://127.0.0.1:8000, after make repro
 	evergreen serve
+
+image:  ## the container, with the bundles under models/ (docker, buildah or podman)
+	docker/build
+
+serve-image:  ## the container on http://127.0.0.1:8000, after make image (docker or podman)
+	docker/run
 
 bench: $(VENV)/dev.stamp  ## measure training settings, forms of quantization, detection, serving (needs wrk)
 	python benchmarks/training_cost.py

@@ -13,6 +13,9 @@ from evergreen.serving.jobs import Jobs
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
+REASONS = ("overload", "timeout", "rate limit", "log unavailable", "failure")
+"""Why a request is turned away."""
+
 
 class ServerMetrics:
     """The figures of one server process."""
@@ -44,6 +47,11 @@ class ServerMetrics:
             registry=registry,
         )  # fmt: skip
         self.reloads = Counter("evergreen_reloads", "New bundles taken up, or refused.", ["result"], registry=registry)
+        # There from the start: a rate does not see the first step of a counter that was not.
+        for reason in REASONS:
+            self.refused.labels(reason)
+        for result in ("taken up", "refused"):
+            self.reloads.labels(result)
 
     def observe_batch(self, n_texts: int, seconds: float) -> None:
         """Count a batch."""
