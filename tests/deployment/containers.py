@@ -113,7 +113,7 @@ class RunningContainer:
     def is_confined(self) -> bool:
         return "--network host" in self.flags.get("RUN_FLAGS", "")
 
-    def start(self) -> "RunningContainer":
+    def start(self, wait: bool = True) -> "RunningContainer":
         """Start it and wait until it is ready."""
         self.state.mkdir(exist_ok=True)
         self.state.chmod(0o777)  # for the image's user
@@ -125,13 +125,18 @@ class RunningContainer:
                 stdout=output,
                 stderr=output,
             )
+        if wait:
+            self._wait()
+        return self
+
+    def _wait(self) -> None:
         end = time.monotonic() + 90
         while time.monotonic() < end:
             if self.process.poll() is not None:
                 break
             try:
                 if self.client.get("/ready").status_code == 200:
-                    return self
+                    return
             except httpx.HTTPError:
                 pass
             time.sleep(0.02)
