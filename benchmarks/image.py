@@ -48,7 +48,7 @@ def build_peer() -> None:
     engine, flags = find_engine()
     ignore = [] if engine == "docker" else ["--ignorefile", "benchmarks/peers/Dockerfile.dockerignore"]
     arguments = ["--build-arg", f"BASE_IMAGE={flags['BASE_IMAGE']}"]
-    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
         arguments += ["--build-arg", f"{name}={os.environ[name]}"] if os.environ.get(name) else []
     if certificates := os.environ.get("SSL_CERT_FILE"):
         arguments += ["--secret", f"id=ca,src={certificates}"]
