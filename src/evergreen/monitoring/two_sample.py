@@ -93,7 +93,7 @@ def compare_categories(
         SampleError: when a sample is empty.
     """
     _check_sizes(len(reference), len(current))
-    categories, codes = np.unique(np.array([*reference, *current], dtype=object).astype(str), return_inverse=True)
+    categories, codes = np.unique([*reference, *current], return_inverse=True)
     totals = np.bincount(codes, minlength=len(categories))
     n_reference, n_current = len(reference), len(current)
     expected = totals * (n_current / len(codes))
