@@ -24,7 +24,44 @@ def find_port() -> int:
         return int(sock.getsockname()[1])
 
 
-class RunningServer:
+class RunningService:
+    """A server that was started, and how to wait for it."""
+
+    process: subprocess.Popen[bytes]
+    client: httpx.Client
+    output: Path
+    """File of what it writes."""
+
+    def wait_until_ready(self, seconds: float = 60) -> None:
+        """Wait until requests are taken."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended with {self.process.returncode}: {self.read_output()}")
+            try:
+                if self.client.get("/ready").status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.05)
+        raise RuntimeError(f"not ready: {self.read_output()}")
+
+    def wait_for_job(self, path: str, seconds: float = 60) -> Any:
+        """Wait until a job has ended, and return it."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            job = self.client.get(path).raise_for_status().json()
+            if job["status"] not in ("queued", "running"):
+                return job
+            time.sleep(0.1)
+        raise RuntimeError(f"still {job}: {self.read_output()}")
+
+    def read_output(self) -> str:
+        """What it has written so far."""
+        return self.output.read_text(errors="replace")
+
+
+class RunningServer(RunningService):
     """`evergreen serve` with its state in a folder."""
 
     def __init__(self, folder: Path, bundle: Path, video: Path | None = None, **environment: Any) -> None:
@@ -58,24 +95,6 @@ class RunningServer:
         if wait:
             self.wait_until_ready()
         return self
-
-    def wait_until_ready(self, seconds: float = 60) -> None:
-        """Wait until requests are taken."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"the server ended with {self.process.returncode}: {self.read_output()}")
-            try:
-                if self.client.get("/ready").status_code == 200:
-                    return
-            except httpx.HTTPError:
-                pass
-            time.sleep(0.05)
-        raise RuntimeError(f"not ready: {self.read_output()}")
-
-    def read_output(self) -> str:
-        """What it has written so far."""
-        return self.output.read_text(errors="replace")
 
     def family(self) -> list[psutil.Process]:
         """Its processes."""
@@ -121,16 +140,6 @@ class RunningServer:
         response = self.client.post("/v1/classify", json={"text": text, **more})
         response.raise_for_status()
         return response.json()["predictions"][0]
-
-    def wait_for_job(self, path: str, seconds: float = 60) -> Any:
-        """Wait until a job has ended, and return it."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            job = self.client.get(path).raise_for_status().json()
-            if job["status"] not in ("queued", "running"):
-                return job
-            time.sleep(0.1)
-        raise RuntimeError(f"still {job}: {self.read_output()}")
 
     def read_log(self) -> list[LabeledPrediction]:
         """All rows of its prediction log."""

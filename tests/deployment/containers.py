@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -13,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from running import RunningService
+
+from evergreen.settings import ServingSettings, Settings
 
 REPOSITORY = Path(__file__).parents[2]
 BASE_IMAGE = "localhost/debian:bookworm-slim"
@@ -39,6 +41,12 @@ def call(*command: str, timeout: float = 900, **environment: str) -> str:
     if done.returncode:
         raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     return done.stdout
+
+
+def list_variables() -> set[str]:
+    """Every environment variable that evergreen reads."""
+    serving = {f"EVERGREEN_{name.upper()}" for name in ServingSettings.model_fields}
+    return serving | {str(field.alias) for field in Settings.model_fields.values()}
 
 
 @cache
@@ -93,7 +101,7 @@ def build(tag: str, source: Path, **environment: str) -> None:
     call(str(source / "docker/build"), tag, **flags | {"ENGINE": engine} | environment)
 
 
-class RunningContainer:
+class RunningContainer(RunningService):
     """The image's server, with its state in a folder."""
 
     def __init__(self, image: str, state: Path, port: int, **environment: str) -> None:
@@ -126,21 +134,8 @@ class RunningContainer:
                 stderr=output,
             )
         if wait:
-            self._wait()
+            self.wait_until_ready(90)
         return self
-
-    def _wait(self) -> None:
-        end = time.monotonic() + 90
-        while time.monotonic() < end:
-            if self.process.poll() is not None:
-                break
-            try:
-                if self.client.get("/ready").status_code == 200:
-                    return
-            except httpx.HTTPError:
-                pass
-            time.sleep(0.02)
-        raise AssertionError(f"not ready: {self.output.read_text()}")
 
     def _run_flags(self, more: str) -> str:
         return f"{self.flags.get('RUN_FLAGS', '')} {more}"

@@ -75,16 +75,6 @@ def get_health_check(tag: str) -> list[str]:
     return test[1:] if test[0] == "CMD" else ["sh", "-c", test[1]]
 
 
-def wait_for_job(client: httpx.Client, path: str) -> Any:
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        job = client.get(path).raise_for_status().json()
-        if job["status"] not in ("queued", "running"):
-            return job
-        time.sleep(0.1)
-    raise AssertionError(job)
-
-
 def test_image_says_what_it_is(image: str, source: Path) -> None:
     config = inspect_image(image)["Config"]
     labels = config["Labels"]
@@ -154,7 +144,7 @@ def test_batch_by_upload_and_by_command(server: RunningContainer, tmp_path: Path
         file.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
     with file.open("rb") as content:
         response = server.client.post("/v1/batches", files={"file": (file.name, content)}).raise_for_status()
-    job = wait_for_job(server.client, response.headers["Location"])
+    job = server.wait_for_job(response.headers["Location"], 120)
     assert (job["status"], job["summary"]["rows"]) == ("succeeded", 100), job
     result = server.client.get(job["results"][0]).content
     tmp_path.chmod(0o777)
@@ -169,7 +159,7 @@ def test_batch_by_upload_and_by_command(server: RunningContainer, tmp_path: Path
 def test_video_is_judged_with_its_evidence(server: RunningContainer, scene: Path) -> None:
     with scene.open("rb") as content:
         response = server.client.post("/v1/videos", files={"file": (scene.name, content)}).raise_for_status()
-    job = wait_for_job(server.client, response.headers["Location"])
+    job = server.wait_for_job(response.headers["Location"], 120)
     assert job["status"] == "succeeded", job
     contents = {path.rsplit("/", 1)[1]: server.client.get(path).content for path in job["results"]}
     assert json.loads(contents["result.json"])["answer"] in (0, 1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from containers import REPOSITORY, call
+from containers import REPOSITORY, call, list_variables
 
 from evergreen.settings import ServingSettings
 
@@ -93,8 +93,6 @@ def test_selectors_find_the_pods(manifests: list[dict[str, Any]]) -> None:
 
 
 def test_variables_are_read(manifests: list[dict[str, Any]]) -> None:
-    from test_services import list_variables
-
     for pod in list_pods(manifests):
         for container in pod["spec"]["containers"]:
             assert {item["name"] for item in container.get("env", ())} <= list_variables()

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
-from containers import REPOSITORY, call
+from containers import REPOSITORY, call, list_variables
 from running import RunningServer, run_server
 from tiny_text_bundle import write_bundle
 
-from evergreen.settings import ServingSettings, Settings
+from evergreen.settings import ServingSettings
 
 DOCKER = REPOSITORY / "docker"
-WORKFLOW_NAMES = {"POSTGRES_PASSWORD", "EVERGREEN_IMAGE", "EVERGREEN_ADDRESS"}
+COMPOSE_NAMES = {"POSTGRES_PASSWORD", "EVERGREEN_IMAGE", "EVERGREEN_ADDRESS"}
 """What compose.yaml reads for itself."""
 
 
@@ -31,12 +31,6 @@ def need(tool: str) -> str:
     return tool
 
 
-def list_variables() -> set[str]:
-    """Every environment variable that evergreen reads."""
-    serving = {f"EVERGREEN_{name.upper()}" for name in ServingSettings.model_fields}
-    return serving | {str(field.alias) for field in Settings.model_fields.values()}
-
-
 def test_compose_file_is_valid() -> None:
     call("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker/compose.yaml")
 
@@ -46,7 +40,7 @@ def test_compose_sets_only_variables_that_are_read() -> None:
     environment = read_yaml("compose.yaml")["services"]["evergreen"]["environment"]
     assert set(environment) <= list_variables()
     asked = set(re.findall(r"\$\{(\w+)", text))
-    assert asked <= list_variables() | WORKFLOW_NAMES
+    assert asked <= list_variables() | COMPOSE_NAMES
 
 
 def test_compose_service_has_no_rights() -> None:
@@ -67,8 +61,7 @@ def test_compose_mounts_files_that_are_there() -> None:
                 assert (DOCKER / source).exists(), (name, source)
 
 
-def test_proxy_configuration_is_valid(tmp_path: Path) -> None:
-    del tmp_path
+def test_proxy_configuration_is_valid() -> None:
     call(need("haproxy"), "-c", "-f", "docker/haproxy/haproxy.cfg")
 
 
