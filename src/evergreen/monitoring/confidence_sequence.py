@@ -12,7 +12,7 @@ from scipy.special import betaln
 from evergreen.metrics import Estimate
 
 
-def estimate_share(successes: int, total: int, alpha: float) -> Estimate:
+def estimate_share(successes: float, total: float, alpha: float) -> Estimate:
     """Interval that a sequence of independent successes and failures leaves with probability `alpha`, ever.
 
     For a candidate share p, the ratio between the data's probability under all shares alike (the uniform mixture) and
@@ -21,7 +21,7 @@ def estimate_share(successes: int, total: int, alpha: float) -> Estimate:
 
     Args:
         successes: of the `total` seen so far.
-        total: 0 gives the interval from 0 to 1.
+        total: 0 gives the interval from 0 to 1. Neither need be whole: a weighted sample counts as fewer examples.
         alpha: probability that the true share is ever outside, between 0 and 1.
 
     Raises:
