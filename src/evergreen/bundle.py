@@ -35,6 +35,11 @@ class BaseManifest(BaseModel):
     sha256: dict[str, str] = {}
     """Of each other file of the bundle."""
 
+    @property
+    def identity(self) -> str:
+        """Name, version and run: how answers and the prediction log name the bundle."""
+        return f"{self.name} {self.version} {self.run[:12]}"
+
 
 M = TypeVar("M", bound=BaseManifest)
 

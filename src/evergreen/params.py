@@ -303,6 +303,41 @@ class CnnLstmParams(_Section):
     """What a missed anomaly costs, in false alarms."""
 
 
+class MonitorParams(_Section):
+    """How staleness is judged."""
+
+    window_days: PositiveInt
+    """Of the current window."""
+    look_days: PositiveInt
+    """Between two looks, which end at midnight UTC."""
+    history_days: PositiveInt
+    """How far back labels that came late still count."""
+    min_samples: PositiveInt
+    """Predictions of a window, to be judged."""
+    max_samples: PositiveInt
+    """Texts of a window that are looked at; of more an even sample is taken."""
+    false_alarm_rate: Annotated[float, Field(gt=0, lt=1)]
+    """Chance that `budget_days` in which nothing changes bring an alarm."""
+    budget_days: PositiveInt
+    company_size: PositiveInt
+    """Signals that make the verdict stale together."""
+    signals: dict[Name, dict[str, Any]]
+    """Of each signal its own parameters, which its class in `monitoring/signals/` explains and checks."""
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> Self:
+        problems = []
+        if self.look_days > self.budget_days:
+            problems.append(f"look_days: {self.look_days}. At most budget_days ({self.budget_days})")
+        if self.history_days < self.window_days:
+            problems.append(f"history_days: {self.history_days}. At least window_days ({self.window_days})")
+        if self.max_samples < self.min_samples:
+            problems.append(f"max_samples: {self.max_samples}. At least min_samples ({self.min_samples})")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
 class Params(_Section):
     """All of `params.yaml`."""
 
@@ -316,6 +351,7 @@ class Params(_Section):
     diffusion: DiffusionParams
     reconstruction: ReconstructionParams
     cnn_lstm: CnnLstmParams
+    monitor: MonitorParams
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:

@@ -42,7 +42,8 @@ class ReliabilityCurve(Protocol):
     n_samples: list[int]
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as a file, the same bytes for the same figure, and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
     plt.close(figure)
@@ -62,7 +63,7 @@ def plot_class_counts(topics: Mapping[str, Mapping[str, int]], labels: Sequence[
     axes.margins(x=0.12)
     axes.set(title=f"{left.sum():,.0f} texts by topic and class", xlabel="texts")
     axes.legend(frameon=False, loc="lower right")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_confusion_matrix(matrix: NDArray[np.int64], labels: Sequence[str], path: Path) -> None:
@@ -76,7 +77,7 @@ def plot_confusion_matrix(matrix: NDArray[np.int64], labels: Sequence[str], path
     axes.set_xticks(range(len(labels)), labels)
     axes.set_yticks(range(len(labels)), labels)
     axes.set(title=f"Confusion matrix, {matrix.sum():,} test texts", xlabel="predicted", ylabel="actual")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_calibration(curves: Mapping[str, ReliabilityCurve], confidence_level: float, path: Path) -> None:
@@ -106,7 +107,7 @@ def plot_calibration(curves: Mapping[str, ReliabilityCurve], confidence_level: f
     )
     figure.legend(frameon=False, loc="outside lower center")
     histogram.set(xlabel="mean confidence of the bin", ylabel="texts")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_training_curve(history: Any, path: Path) -> None:
@@ -133,7 +134,7 @@ def plot_training_curve(history: Any, path: Path) -> None:
     for axes in (losses, scores):
         axes.set_xlim(0, None)
         axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_comparison(
@@ -161,7 +162,7 @@ def plot_comparison(
         axis.set(title=metric, xlim=(0, 1), ylim=(-0.6, len(names) - 0.3))
         axis.set_yticks(range(len(names)), names)
     figure.supxlabel(f"{n_samples:,} test texts, {confidence_level:.0%} bootstrap intervals", fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_timeline(
@@ -183,7 +184,7 @@ def plot_timeline(
     axes.set(title=title, xlabel="seconds", ylabel="probability of an anomaly", ylim=(0, 1.02))
     axes.set_xlim(seconds[0], max(seconds[-1], seconds[0] + 0.1))
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_roc(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64], float]], path: Path) -> None:
@@ -195,7 +196,7 @@ def plot_roc(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]
         axes.plot(false_alarms, hits, color=color, label=f"{name} (AUC {area:.3f})")
     axes.set(title="ROC of test frames", xlabel="false alarm rate", ylabel="hit rate", xlim=(0, 1), ylim=(0, 1.01))
     axes.legend(frameon=False, loc="lower right")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_scores(groups: Mapping[str, NDArray[np.float64]], threshold: float, path: Path) -> None:
@@ -211,7 +212,7 @@ def plot_scores(groups: Mapping[str, NDArray[np.float64]], threshold: float, pat
         axes.set_ylabel("frames")
         axes.set_title(f"{name}: {alarms:.0%} of {len(scores):,} frames reach the threshold", fontsize=10)
     panels[-1, 0].set(xlabel="probability of an anomaly", xlim=(0, 1))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_detector_training(diffusion: Any, cnn_lstm: Any, path: Path) -> None:
@@ -237,7 +238,7 @@ def plot_detector_training(diffusion: Any, cnn_lstm: Any, path: Path) -> None:
         right.plot(best["step"], best["eval_loss"], marker="o", markersize=9, color=color, fillstyle="none")
     right.set(title="CNN+LSTM, validation loss (ring: kept)", xlabel="step", ylim=(0, None))
     right.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_pictures(pictures: Mapping[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]], path: Path) -> None:
@@ -250,4 +251,4 @@ def plot_pictures(pictures: Mapping[str, tuple[NDArray[np.uint8], NDArray[np.uin
             axes.imshow(picture)
             axes.axis("off")
         row[0].set_title(name, fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)

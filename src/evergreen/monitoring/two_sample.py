@@ -141,7 +141,12 @@ def compare_categories(
 
 
 def compare_numbers(
-    reference: NDArray[np.floating], current: NDArray[np.floating], *, seed: int, n_permutations: int = 9999
+    reference: NDArray[np.floating],
+    current: NDArray[np.floating],
+    *,
+    seed: int,
+    strata: tuple[Sequence[str], Sequence[str]] | None = None,
+    n_permutations: int = 9999,
 ) -> Comparison:
     """Kolmogorov and Smirnov's largest difference between the distributions of two samples of numbers.
 
@@ -149,6 +154,7 @@ def compare_numbers(
         reference: shape [rows].
         current: shape [rows].
         seed: of the divisions.
+        strata: as for `compare_embeddings`; both samples are weighted to the mix of the groups in both together.
         n_permutations: random divisions at most.
 
     Raises:
@@ -158,22 +164,50 @@ def compare_numbers(
     n_reference, n_current = len(reference), len(current)
     pooled = np.concatenate([reference, current])
     order = np.argsort(pooled, kind="stable")
+    is_current = (np.arange(len(pooled)) >= n_reference)[order]
+    groups = [
+        rows
+        for rows in _find_groups(len(pooled), strata, order)
+        if is_current[rows].any() and not is_current[rows].all()
+    ]
+    if not groups:
+        return Comparison(Estimate(value=0.0, low=0.0, high=0.0), 1.0, n_reference, n_current)
     ordered = pooled[order]
     # Equal numbers count together: only after the last of them may the distributions be compared.
     ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
+    n_rows = sum(map(len, groups))
 
     def measure(of_reference: Floats, of_current: Floats) -> Doubles:
         """From how often each row, in order, is in either sample."""
-        sums = np.cumsum(of_current / np.float32(n_current) - of_reference / np.float32(n_reference), axis=-1)
-        return np.asarray(np.abs(sums[..., ends]).max(-1), np.float64)
+        steps = np.zeros_like(of_current)
+        for rows in groups:
+            weight, members = np.float32(len(rows) / n_rows), is_current[rows]
+            steps[..., rows] = of_current[..., rows] * (weight / members.sum())
+            steps[..., rows] -= of_reference[..., rows] * (weight / (~members).sum())
+        return np.asarray(np.abs(np.cumsum(steps, axis=-1)[..., ends]).max(-1), np.float64)
 
     rng = np.random.default_rng(seed)
-    is_current = (order >= n_reference).astype(np.float32)
-    observed = float(measure(1 - is_current, is_current))
-    divisions = (measure(1 - members, members) for members in _divide(rng, len(pooled), n_current, n_permutations))
-    p_value, _ = _estimate_p_value(observed, divisions)
-    rows = np.flatnonzero(is_current == 0), np.flatnonzero(is_current)
-    resampled = [measure(*(_count_draws(rng, row, len(pooled)) for row in rows)) for _ in range(_RESAMPLES)]
+    members = is_current.astype(np.float32)
+    observed = float(measure(1 - members, members))
+
+    def divide() -> Iterator[Doubles]:
+        parts = zip(
+            *(_divide(rng, len(rows), int(is_current[rows].sum()), n_permutations) for rows in groups), strict=True
+        )
+        for drawn in parts:
+            division = np.zeros((len(drawn[0]), len(pooled)), np.float32)
+            for rows, part in zip(groups, drawn, strict=True):
+                division[:, rows] = part
+            yield measure(1 - division, division)
+
+    p_value, _ = _estimate_p_value(observed, divide())
+    resampled = []
+    for _ in range(_RESAMPLES):
+        drawn = np.zeros((2, len(pooled)), np.float32)
+        for rows in groups:
+            for i, own in enumerate((rows[~is_current[rows]], rows[is_current[rows]])):
+                drawn[i] += np.bincount(rng.choice(own, len(own)), minlength=len(pooled))
+        resampled.append(measure(drawn[0], drawn[1]))
     return Comparison(_bound(observed, np.array(resampled)), p_value, n_reference, n_current)
 
 
@@ -247,18 +281,23 @@ class _Pair:
 
 
 def _pair_groups(features: Floats, n_reference: int, strata: tuple[Sequence[str], Sequence[str]] | None) -> list[_Pair]:
-    if strata is None:
-        groups = [np.ones(len(features), bool)]
-    else:
-        codes = np.array([*strata[0], *strata[1]])
-        groups = [codes == group for group in np.unique(codes)]
     pairs = []
-    for group in groups:
-        rows = features - features[group].mean(0)
-        pair = _Pair(rows[:n_reference][group[:n_reference]], rows[n_reference:][group[n_reference:]])
+    for rows in _find_groups(len(features), strata, np.arange(len(features))):
+        members = features[rows] - features[rows].mean(0)
+        pair = _Pair(members[rows < n_reference], members[rows >= n_reference])
         if len(pair.reference) and len(pair.current):
             pairs.append(pair)
     return pairs
+
+
+def _find_groups(
+    n_rows: int, strata: tuple[Sequence[str], Sequence[str]] | None, order: NDArray[np.intp]
+) -> list[NDArray[np.intp]]:
+    """Positions, in the given order of both samples' rows, of each group."""
+    if strata is None:
+        return [np.arange(n_rows)]
+    names = np.array([*strata[0], *strata[1]])[order]
+    return [np.flatnonzero(names == name) for name in np.unique(names)]
 
 
 def _check_sizes(n_reference: int, n_current: int) -> None:
@@ -303,11 +342,6 @@ def _divide(rng: np.random.Generator, n_rows: int, n_members: int, n_permutation
     group[:n_members] = 1
     for size in _split_count(n_permutations):
         yield rng.permuted(np.tile(group, (size, 1)), axis=1)
-
-
-def _count_draws(rng: np.random.Generator, rows: NDArray[np.intp], n_rows: int) -> Floats:
-    """How often each row is in a bootstrap sample of some of them."""
-    return np.bincount(rng.choice(rows, len(rows)), minlength=n_rows).astype(np.float32)
 
 
 def _bound(value: float, resampled: Doubles) -> Estimate:

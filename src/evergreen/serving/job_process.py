@@ -20,7 +20,6 @@ from evergreen.logs import configure, get_logger, locate, redact
 from evergreen.monitoring.log import LoggedPrediction
 from evergreen.serving.batch import BatchProgress, run_batch
 from evergreen.serving.jobs import OUTCOME, PROGRESS, JobSpec, Outcome
-from evergreen.serving.models import describe_model
 from evergreen.text.bundle import Bundle
 from evergreen.text.runtime import Prediction
 from evergreen.video.clips import Clip, Frame
@@ -104,7 +103,7 @@ class _Progress:
 
 def _run_batch(spec: JobSpec) -> dict[str, Any]:
     progress = _Progress(spec.results.parent / PROGRESS)
-    model = describe_model(Bundle.load(spec.bundle).manifest)
+    model = Bundle.load(spec.bundle).manifest.identity
 
     def report(done: BatchProgress) -> None:
         progress(done.done / max(done.total, 1))

@@ -77,11 +77,6 @@ def _claim_folder(parent: Path) -> tuple[Path, IO[str] | None]:
     return folder, stream
 
 
-def describe_model(manifest: BaseManifest) -> str:
-    """Name a bundle as answers and the prediction log do."""
-    return f"{manifest.name} {manifest.version} {manifest.run[:12]}"
-
-
 def _describe_text(bundle: TextBundle, source: Path) -> ModelInfo:
     manifest = bundle.manifest
     return ModelInfo(

@@ -17,7 +17,6 @@ from litserve.loops.base import LitLoop
 
 from evergreen.bundle import BundleError
 from evergreen.logs import configure, get_logger
-from evergreen.serving.models import describe_model
 from evergreen.serving.wire import Message, encode, receive_all
 from evergreen.text.bundle import Bundle
 from evergreen.text.runtime import Classifier
@@ -76,7 +75,7 @@ class TextAPI(LitAPI):
         classifier = self._lone if is_lone else self.classifier
         y_proba = classifier.predict_proba(texts, batch_size=MICRO_BATCH)
         return {
-            "model": describe_model(self.classifier.manifest),
+            "model": self.classifier.manifest.identity,
             "labels": self.classifier.labels,
             "probabilities": y_proba.astype(float).round(6).tolist(),
             "cleaned": [classifier.clean(text) for text in texts],
@@ -95,7 +94,7 @@ class SocketLoop(LitLoop):
         os.nice(NICENESS)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server ends its workers
         with suppress(ConnectionError), _connect(self._address) as connection:  # a server that was killed
-            model = describe_model(lit_api.classifier.manifest)
+            model = lit_api.classifier.manifest.identity
             connection.sendall(encode({"pid": os.getpid(), "model": model, "takes_lone": lit_api.takes_lone}))
             for message in receive_all(connection):
                 connection.sendall(encode(_answer(lit_api, message)))
@@ -108,7 +107,7 @@ def _answer(api: TextAPI, message: Message) -> Message:
             api.load(Path(bundle))
         except BundleError as error:
             return {"problem": str(error)}
-        return {"model": describe_model(api.classifier.manifest)}
+        return {"model": api.classifier.manifest.identity}
     try:
         return api.predict(message["texts"], message["is_lone"])
     except Exception as error:  # one batch fails, not the worker

@@ -1,6 +1,5 @@
 """The corpus: one schema, cleaning, and a split by hash, for corpora larger than memory."""
 
-import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ from evergreen.params import DataParams
 from evergreen.text.cleaning import build_cleaner
 from evergreen.text.readers import Batch, CorpusError, read_batches
 from evergreen.text.splits import SPLITS, assign_split, hash_text
+from evergreen.text.topics import match_topics
 
 STRING = pd.StringDtype(na_value=np.nan)
 COLUMNS = ["id", "text", "label", "observed_at", "topic"]
@@ -194,10 +194,8 @@ class Preprocessor:
     def _match_topics(self, rows: pd.DataFrame) -> pd.Series:
         if "topic" in rows:
             return rows["topic"]
-        patterns = [(topic.name, re.compile(topic.pattern, re.I)) for topic in self._data.topics if topic.pattern]
         texts = [text if isinstance(text, str) else "" for text in rows["text"]]
-        names = [next((name for name, pattern in patterns if pattern.search(text)), "other") for text in texts]
-        return pd.Series(names, rows.index, dtype=object)
+        return pd.Series(match_topics(texts, self._data.topics), rows.index, dtype=object)
 
     def _read_times(self, rows: pd.DataFrame) -> pd.Series:
         if "observed_at" in rows:

@@ -85,6 +85,12 @@ class Classifier:
         """Cut and clean a text as the model reads it; the log keeps this form."""
         return self._clean(text[: self._max_characters])
 
+    def find_cut(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text is longer than the model reads, so that its end is cut."""
+        encoded = self._tokenizer.encode_batch_fast([self.clean(text) for text in texts])
+        pairs = zip(texts, encoded, strict=True)
+        return [len(text) > self._max_characters or bool(row.overflowing) for text, row in pairs]
+
     def predict_stream(self, texts: Iterable[str], batch_size: int = 32) -> Iterator[Prediction]:
         """Predict any number of texts in constant memory, in their order."""
         iterator = iter(texts)

@@ -58,7 +58,7 @@ def detect(detector: Detector, source: Path, folder: Path | None = None) -> Dete
         answer=0,
         threshold=calibrations.clip.threshold,
         frame_threshold=calibrations.frame.threshold,
-        model=f"{manifest.name} {manifest.version} {manifest.run[:12]}",
+        model=manifest.identity,
     )
     alarms: list[bool] = []
     windows: list[float] = []
