@@ -6,7 +6,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Compiled once and kept: the training stack takes twice as long to import from source.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: repro serve image serve-image test check lint bench soak lock
+.PHONY: repro monitor serve image serve-image test check lint bench soak lock
 
 repro: $(VENV)/train.stamp  ## prepare, train, export and evaluate, as far as something changed
 	dvc repro
@@ -19,6 +19,9 @@ check: lint  ## what to run before each commit: the linters and the quick tests
 
 lint: $(VENV)/dev.stamp  ## what pre-commit and CI check
 	ruff check && ruff format --check && mypy && lint-imports
+
+monitor: $(VENV)/train.stamp  ## a short replay: the alarm goes off, and the report that explains it, after make repro
+	evergreen replay quickstart
 
 serve: $(VENV)/train.stamp  ## live, batch and video on http://127.0.0.1:8000, after make repro
 	evergreen serve

@@ -3,7 +3,7 @@
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from hashlib import blake2b
@@ -187,6 +187,7 @@ def read_windows(
     classifier: Classifier,
     params: MonitorParams,
     until: datetime,
+    now: datetime | None = None,
     seed: int = 0,
 ) -> Windows:
     """Read the current window and the labels of those before it from the log, in memory that its length does not fill.
@@ -197,12 +198,15 @@ def read_windows(
         classifier: the champion; predictions of other models are counted, no more.
         params: how long windows are, and how many texts of one are looked at.
         until: the current window's end, excluded.
+        now: labels that came later are not seen; None: all are.
         seed: of the signals' random divisions.
     """
     width = timedelta(days=params.window_days)
     reader = _Reader(classifier.labels, reference.window.confidence, params.max_samples)
     others: Counter[str] = Counter()
     for row in predictions:
+        if now is not None and row.feedback is not None and row.feedback.received_at > now:
+            row = replace(row, feedback=None)  # noqa: PLW2901
         prediction = row.prediction
         age = (until - prediction.observed_at) / width
         if prediction.kind != "text" or not 0 < age <= params.history_days / params.window_days:

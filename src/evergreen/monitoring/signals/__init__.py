@@ -27,7 +27,7 @@ def list_signals() -> dict[str, type[Signal]]:
 
 
 def load_signals(params: Mapping[str, Mapping[str, Any]]) -> dict[str, Signal]:
-    """Make every signal from `monitor.signals` of `params.yaml`; one that is not named there gets its defaults.
+    """Make every signal from `monitor.signals` of `params.yaml`, in that order; one not named there gets its defaults.
 
     Raises:
         ParamsError: naming every wrong key with its value and what is allowed.
@@ -36,9 +36,9 @@ def load_signals(params: Mapping[str, Mapping[str, Any]]) -> dict[str, Signal]:
     signals, problems = {}, []
     for name in params.keys() - classes.keys():
         problems.append(f"monitor.signals.{name}: no such signal. There are: {', '.join(sorted(classes))}.")
-    for name, signal_class in sorted(classes.items()):
+    for name in [*(name for name in params if name in classes), *sorted(classes.keys() - params.keys())]:
         try:
-            signals[name] = signal_class.model_validate(dict(params.get(name, {})))
+            signals[name] = classes[name].model_validate(dict(params.get(name, {})))
         except ValidationError as error:
             for problem in error.errors():
                 key = ".".join(["monitor.signals", name, *map(str, problem["loc"])])

@@ -1,0 +1,127 @@
+"""`evergreen monitor`: one look at the log; `evergreen replay`: many, at weeks that a scenario makes up."""
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from evergreen.settings import Settings
+
+if TYPE_CHECKING:
+    from evergreen.monitoring.staleness import Verdict
+
+STALE = 3
+"""Exit code."""
+_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+_STYLES = {"fresh": "green", "watch": "yellow", "stale": "red", "ok": "green", "alarm": "red", "unknown": "yellow"}
+
+
+def monitor(
+    now: Annotated[
+        datetime | None, typer.Option(formats=_TIMES, help="Look as at this time, in UTC; by default now.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("reports/monitoring"),
+    bundle: Annotated[Path, typer.Option(help="Folder of the champion.")] = Path("models/text"),
+    test: Annotated[Path, typer.Option(help="The champion's test set.")] = Path("data/text/test.parquet"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
+) -> None:
+    """Judge whether the model in production is fresh: exit code 0 (fresh, watch) or 3 (stale).
+
+    Looks at the window of the prediction log that ended last (monitor.window_days and look_days of params.yaml), and
+    leaves verdict.json, report.html and the plots in the report's folder.
+    """
+    from evergreen.params import Params  # noqa: PLC0415 - imports for this command only
+
+    params = Params.load()
+    settings = Settings.load()
+    from evergreen.monitoring.log import PredictionLog  # noqa: PLC0415
+    from evergreen.monitoring.monitor import Monitor, publish  # noqa: PLC0415 - takes seconds
+    from evergreen.monitoring.windows import find_look  # noqa: PLC0415
+
+    watcher = Monitor.load(params, bundle, test)
+    moment = now or datetime.now(UTC)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    until = find_look(moment, params.monitor.look_days)
+    log = PredictionLog.open(settings.log_url, settings.log_text)
+    verdict, windows = watcher.look(watcher.read_log(log, until), until, moment)
+    recorded = publish(verdict, windows, out, settings)
+    if as_json:
+        print(verdict.model_dump_json(indent=2))
+    else:
+        print_verdict(verdict)
+        print(f"report in {out / 'report.html'}; {recorded}")
+    if verdict.status == "stale":
+        raise typer.Exit(STALE)
+
+
+def print_verdict(verdict: "Verdict") -> None:
+    """Print a verdict and its signals as a short table."""
+    console = Console()
+    console.print(Text(verdict.summary, f"bold {_STYLES[verdict.status]}"))
+    console.print(
+        Text(f"{verdict.what_to_do} {verdict.model}, {verdict.since:%Y-%m-%d} until {verdict.until:%Y-%m-%d}")
+    )
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "Finding"):
+        table.add_column(heading, overflow="fold")
+    for reason in verdict.signals:
+        table.add_row(Text(reason.status, _STYLES[reason.status]), Text(reason.message))
+    console.print(table)
+
+
+def replay(
+    scenario: Annotated[str, typer.Argument(help="A scenario's name, or a .yaml file.")] = "quickstart",
+    url: Annotated[str | None, typer.Option(help="Ask this server, and read its log; else predict here.")] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="EVERGREEN_API_KEY", help="For the server.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the reports, one for each scenario.")] = Path("reports/replay"),
+    bundle: Annotated[Path, typer.Option(help="Folder of the champion.")] = Path("models/text"),
+    data: Annotated[Path, typer.Option(help="Folder of the prepared texts.")] = Path("data/text"),
+) -> None:
+    """Send labeled texts through the model week by week, as a scenario says, and look at each week as the monitor does.
+
+    Scenarios: quickstart, stationary, gradual, sudden, label_shift, broken_upstream.
+    """
+    from evergreen.monitoring.replay import Scenario  # noqa: PLC0415 - imports for this command only
+    from evergreen.params import Params  # noqa: PLC0415
+
+    params, settings, plan = Params.load(), Settings.load(), Scenario.load(scenario)
+    from evergreen.monitoring.drift_report import add_to_workspace  # noqa: PLC0415 - takes seconds
+    from evergreen.monitoring.log import PredictionLog  # noqa: PLC0415
+    from evergreen.monitoring.monitor import WORKSPACE, Monitor  # noqa: PLC0415
+    from evergreen.monitoring.replay import Corpus, Feeder, RuntimeFeeder, ServerFeeder, start_log  # noqa: PLC0415
+    from evergreen.monitoring.replay import replay as replay_weeks  # noqa: PLC0415
+    from evergreen.monitoring.report import write_report  # noqa: PLC0415
+
+    watcher = Monitor.load(params, bundle, data / "test.parquet")
+    corpus = Corpus([data / "validation.parquet", data / "stream.parquet"], params.seed)
+    name = Path(scenario).stem
+    feeder: Feeder
+    if url is None:
+        feeder = RuntimeFeeder(watcher.classifier, start_log(settings.state_dir / "replay" / f"{name}.db"))
+    else:
+        log = PredictionLog.open(settings.log_url, settings.log_text)
+        feeder = ServerFeeder(url, log, watcher.classifier.manifest.identity, api_key)
+    folder = out / name
+    shutil.rmtree(folder, ignore_errors=True)
+    console = Console()
+    console.print(Text(plan.description))
+    verdict = None
+    for look in replay_weeks(plan, corpus, watcher, feeder):
+        verdict = look.verdict
+        snapshot = write_report(verdict, look.windows, folder)
+        if snapshot is not None:
+            add_to_workspace(snapshot, folder / WORKSPACE)
+        accuracy = "unknown" if look.accuracy is None else f"{look.accuracy:.2f}"
+        console.print(Text.assemble(
+            f"week {look.week.number}, until {verdict.until:%Y-%m-%d}, {look.week.description}: accuracy {accuracy}. ",
+            (verdict.summary, _STYLES[verdict.status]),
+        ))  # fmt: skip
+    if verdict is not None:
+        console.print()
+        print_verdict(verdict)
+        print(f"report in {folder / 'report.html'}; over time: evidently ui --workspace {folder / WORKSPACE}")
