@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from evergreen import __version__, cli_batch, cli_log, cli_monitor, cli_serve, cli_video, logs
+from evergreen import __version__, cli_alert, cli_batch, cli_log, cli_monitor, cli_serve, cli_video, logs
 from evergreen.errors import EvergreenError, exit_on_error, redact_tracebacks
 from evergreen.settings import Settings
 
@@ -53,6 +53,7 @@ app.add_typer(bundle_app, name="bundle")
 app.add_typer(runs_app, name="runs")
 app.add_typer(cli_video.app, name="video")
 app.add_typer(cli_log.app, name="log")
+app.add_typer(cli_alert.app, name="alert")
 app.add_typer(cli_serve.keys_app, name="keys")
 app.command(epilog="Example: EVERGREEN_PORT=8080 evergreen serve")(cli_serve.serve)
 app.command(epilog="Example: evergreen monitor --now 2026-05-01")(cli_monitor.monitor)

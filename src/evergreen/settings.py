@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from dotenv import load_dotenv
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from evergreen.errors import EvergreenError
@@ -128,3 +128,39 @@ class ServingSettings(_Environment):
     """Requests that a key may make, as 100/second or 5000/hour; empty: no limit."""
     cors_origins: str = ""
     """Web pages that may call from a browser, separated by commas; empty: none."""
+
+
+class AlertSettings(_Environment):
+    """Whom `evergreen alert` tells. GitHub Actions sets the GITHUB_ variables, except for the token."""
+
+    github_token: SecretStr = Field(SecretStr(""), alias="GITHUB_TOKEN")
+    """Needs `issues: write`; empty: no issue."""
+    github_repository: str = Field("", alias="GITHUB_REPOSITORY", pattern=r"^([\w.-]+/[\w.-]+)?$")
+    github_api_url: str = Field("https://api.github.com", alias="GITHUB_API_URL", pattern=r"^https?://[^\s/@]+(/\S*)?$")
+    """https://HOST/api/v3 on an enterprise host."""
+    github_server_url: str = Field("", alias="GITHUB_SERVER_URL", pattern=r"^(https?://[^\s/@]+/?)?$")
+    """Where people read; by default the API's host without its prefix."""
+    github_run_id: str = Field("", alias="GITHUB_RUN_ID", pattern=r"^\d*$")
+    alert_urls: SecretStr = Field(SecretStr(""), alias="EVERGREEN_ALERT_URLS")
+    """Apprise URLs, separated by spaces or newlines: mail, Slack, Teams, PagerDuty, …; they hold passwords."""
+
+    @property
+    def has_github(self) -> bool:
+        """Whether there is a repository to open issues in, and a token to do it with."""
+        return bool(self.github_token.get_secret_value() and self.github_repository)
+
+    @property
+    def urls(self) -> list[str]:
+        """The Apprise URLs."""
+        return self.alert_urls.get_secret_value().split()
+
+    @property
+    def repository_url(self) -> str:
+        """The repository's page; empty where no repository is named."""
+        if not self.github_repository:
+            return ""
+        server = self.github_server_url.rstrip("/")
+        if not server:
+            api = self.github_api_url.rstrip("/")
+            server = "https://github.com" if api == "https://api.github.com" else api.removesuffix("/api/v3")
+        return f"{server}/{self.github_repository}"

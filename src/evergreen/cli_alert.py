@@ -1,0 +1,80 @@
+"""`evergreen alert`: tell people of a verdict, test the channels, close the incident."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evergreen.errors import EvergreenError
+from evergreen.settings import AlertSettings, Settings
+
+if TYPE_CHECKING:
+    from evergreen.monitoring.alerts import Alerts
+
+app = typer.Typer(
+    help="Alerts about a stale model: a GitHub issue, and any Apprise URL.",
+    epilog="Example: evergreen alert test",
+    no_args_is_help=True,
+)
+
+
+@app.command(epilog="Example: evergreen alert send --verdict reports/monitoring/verdict.json")
+def send(
+    verdict: Annotated[Path, typer.Option(help="What evergreen monitor wrote.")] = Path(
+        "reports/monitoring/verdict.json"
+    ),
+    plot: Annotated[Path, typer.Option(help="PNG for the messages; left out where there is none.")] = Path(
+        "reports/monitoring/history.png"
+    ),
+) -> None:
+    """Open, update or close the incident by a verdict, and deliver what earlier runs could not."""
+    from evergreen.monitoring.alerts import NO_CHANNEL, load_verdict  # noqa: PLC0415 - imports Apprise and PyGithub
+
+    alerts = _load_alerts()
+    if not alerts.has_channels:
+        print(NO_CHANNEL)
+        return
+    result = alerts.send(load_verdict(verdict), plot)
+    print(f"issue: {result.issue or 'none'}; messages: {result.sent} sent, {result.kept} kept")
+    result.raise_problems()
+
+
+@app.command(epilog="Example: EVERGREEN_ALERT_URLS=mailto://USER:PASSWORD@gmail.com evergreen alert test")
+def test() -> None:
+    """Send a test message to every channel, and check that the token may write issues; opens none."""
+    from evergreen.monitoring.alerts import NO_CHANNEL  # noqa: PLC0415 - as above
+
+    alerts = _load_alerts()
+    if not alerts.has_channels:
+        raise EvergreenError(NO_CHANNEL)
+    failed = 0
+    for name, problem in alerts.test():
+        print(f"{name}: {problem or 'works'}", flush=True)
+        failed += problem is not None
+    if failed:
+        raise EvergreenError(f"{failed} of the channels failed: do what the lines above say, then test again.")
+
+
+@app.command(epilog='Example: evergreen alert close --because "Release 1.4.0 was verified."')
+def close(
+    because: Annotated[str, typer.Option(help="Why, for the comment and the messages.")],
+) -> None:
+    """Close the incident, as when the release that mends it was verified."""
+    from evergreen.monitoring.alerts import NO_CHANNEL  # noqa: PLC0415 - as above
+
+    alerts = _load_alerts()
+    if not alerts.has_channels:
+        print(NO_CHANNEL)
+        return
+    result = alerts.close(because)
+    if result.was_open:
+        print(f"issue closed: {result.issue or 'none'}; messages: {result.sent} sent, {result.kept} kept")
+    else:
+        print("no incident is open")
+    result.raise_problems()
+
+
+def _load_alerts() -> "Alerts":
+    from evergreen.monitoring.alerts import Alerts  # noqa: PLC0415 - as above
+
+    return Alerts(AlertSettings.load(), Settings.load().state_dir)

@@ -1,0 +1,227 @@
+"""What people read about an incident: the GitHub issue, its comments, mails and chat messages, from the templates here.
+
+User text reaches the issue in fenced blocks and code spans only, and nothing but mails besides.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from pydantic import BaseModel
+
+from evergreen.monitoring.staleness import Reason, Verdict
+from evergreen.settings import AlertSettings
+
+MAX_LINE = 300
+MAX_EVIDENCE = 30_000
+"""Characters of evidence in all; GitHub takes 65,536 of a body."""
+MAX_REASONS = 20
+PLOT = "history.png"
+"""Under this name the mail's HTML shows it."""
+
+Event = Literal["opened", "changed", "closed"]
+
+_HEADLINES = {"stale": "The text model is stale", "watch": "The text model needs watching", "fresh": "Fresh again"}
+_NEXT_STEPS = {
+    "none": "Nothing more to do.",
+    "wait": "Nothing runs by itself until there is more traffic or labels. Check that requests reach the service.",
+    "investigate": "Nothing runs by itself. The next look updates this; another alarm makes the verdict stale.",
+    "repair_input": "Nothing is retrained while the input is broken. Once it is repaired, the next look closes this.",
+    "retrain": "Retraining runs and proposes a pull request with the comparison of both models. Review and merge it, "
+    "or close it and say why; this closes when the verdict is fresh again or the release is verified.",
+}
+# Line and page separators, and what turns the direction of writing, would move text out of its line.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+_JOINER = "\u2060"
+"""Invisible; after @ or # it leaves no mention and no reference."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """Addresses for the reader; empty where there is none."""
+
+    run: str = ""
+    report: str = ""
+    guide: str = ""
+
+    @classmethod
+    def of(cls, settings: AlertSettings) -> "Links":
+        """Derive them from what GitHub Actions sets."""
+        repository = settings.repository_url
+        run = f"{repository}/actions/runs/{settings.github_run_id}" if repository and settings.github_run_id else ""
+        guide = f"{repository}/blob/HEAD/docs/operations.md#when-the-alert-comes" if repository else ""
+        return cls(run=run, report=f"{run}#artifacts" if run else "", guide=guide)
+
+
+class AlertText(BaseModel):
+    """A message, in the two forms that channels take."""
+
+    event: Event
+    title: str
+    html: str
+    text: str
+
+
+def is_incident(verdict: Verdict) -> bool:
+    """Whether somebody must act: it opens an issue."""
+    return verdict.status == "stale" or verdict.action == "repair_input"
+
+
+def digest_verdict(verdict: Verdict) -> str:
+    """Identify what an incident is about: status and alarming signals, whatever their values are today."""
+    alarms = sorted(reason.signal for reason in verdict.signals if reason.status == "alarm")
+    return hashlib.sha256(" ".join([verdict.status, *alarms]).encode()).hexdigest()[:16]
+
+
+def render_title(verdict: Verdict) -> str:
+    """Write the issue's title."""
+    alarms = ", ".join(reason.title.lower() for reason in verdict.reasons if reason.status == "alarm")
+    title = f"{_get_headline(verdict)}: {alarms}" if alarms else _get_headline(verdict)
+    return _break_references(clean_line(title, 200))
+
+
+def render_body(verdict: Verdict, links: Links) -> str:
+    """Write the issue's Markdown, without its marker."""
+    return _render("incident_template.md", **_describe(verdict, links))
+
+
+def render_comment(verdict: Verdict, links: Links, event: Event) -> str:
+    """Write a comment on what changed."""
+    return _render("incident_comment_template.md", event=event, **_describe(verdict, links))
+
+
+def render_alert(verdict: Verdict, links: Links, event: Event, issue: str = "", has_plot: bool = False) -> AlertText:
+    """Write a message about a verdict.
+
+    Args:
+        verdict: the newest.
+        links: to the run and the guide.
+        event: what happened to the incident.
+        issue: its address.
+        has_plot: whether the plot goes with the message.
+    """
+    title = f"Evergreen: {render_title(verdict)}"
+    values = _describe(verdict, links) | {"event": event, "issue": issue, "has_plot": has_plot, "plot": PLOT}
+    return AlertText(
+        event=event,
+        title=title,
+        html=_render("alert_template.html", title=title, **values),
+        text=_render("alert_template.txt", title=title, **values),
+    )
+
+
+def render_closing(because: str, links: Links, issue: str = "") -> AlertText:
+    """Write a message about an incident that somebody closed."""
+    reason = _break_references(clean_line(because, 1000))
+    values = {"because": reason, "issue": issue, "links": links}
+    return AlertText(
+        event="closed",
+        title="Evergreen: incident closed",
+        html=_render("alert_closed_template.html", **values),
+        text=f"{reason}\n" + (f"Issue: {issue}\n" if issue else ""),
+    )
+
+
+def render_closing_comment(because: str) -> str:
+    """Write the comment with which somebody closes an incident."""
+    return f"Closed: {escape_markdown(because)}"
+
+
+def clean_line(text: str, limit: int = MAX_LINE) -> str:
+    """Make one printable line of a text, cut at a limit."""
+    line = " ".join(_CONTROL.sub(" ", text).split()).encode("utf-8", "replace").decode()
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def fence(lines: list[str]) -> str:
+    """Put lines in a code block that nothing in them can end."""
+    cleaned = [clean_line(line) for line in lines]
+    longest = max((len(run) for line in cleaned for run in re.findall(r"`+|~+", line)), default=0)
+    ticks = "`" * max(3, longest + 1)
+    return "\n".join([f"{ticks}text", *cleaned, ticks])
+
+
+def quote_code(text: str) -> str:
+    """Put a text in a code span that nothing in it can end."""
+    line = clean_line(text)
+    ticks = "`" * (1 + max((len(run) for run in re.findall(r"`+", line)), default=0))
+    padding = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{ticks}{padding}{line}{padding}{ticks}" if line else ""
+
+
+def escape_markdown(text: str) -> str:
+    """Keep a line's words, but no formatting, mention, reference or HTML; it may link."""
+    return _break_references(re.sub(r"([\\`*_{}\[\]<>|~])", r"\\\1", clean_line(text, 1000)))
+
+
+def _break_references(text: str) -> str:
+    return re.sub(r"(@|#|GH-)(?=\w)", rf"\1{_JOINER}", text, flags=re.IGNORECASE)
+
+
+def _get_headline(verdict: Verdict) -> str:
+    if verdict.action == "repair_input":
+        return "The model's input is broken" + (", and the model is stale" if verdict.status == "stale" else "")
+    return _HEADLINES[verdict.status]
+
+
+def _describe(verdict: Verdict, links: Links) -> dict[str, Any]:
+    reasons = verdict.reasons[:MAX_REASONS]
+    left = MAX_EVIDENCE
+    evidence: dict[str, list[str]] = {}
+    for reason in reasons:
+        lines = []
+        for line in reason.evidence:
+            cleaned = clean_line(line)
+            left -= len(cleaned) + 1
+            if left < 0:
+                lines.append("… more in the report")
+                break
+            lines.append(cleaned)
+        evidence[reason.signal] = lines
+        if left < 0:
+            break
+    return {
+        "verdict": verdict,
+        "headline": _get_headline(verdict),
+        "reasons": reasons,
+        "n_hidden": len(verdict.reasons) - len(reasons),
+        "evidence": evidence,
+        "next_step": _NEXT_STEPS[verdict.action],
+        "links": links,
+    }
+
+
+def _format_value(reason: Reason) -> str:
+    if reason.value is None:
+        return "–"
+    if reason.low is None or reason.high is None:
+        return f"{reason.value:,.3g}"
+    return f"{reason.value:,.3g} ({reason.low:,.3g} to {reason.high:,.3g})"
+
+
+def _render(template: str, **values: Any) -> str:
+    return _make_environment().get_template(template).render(**values).strip() + "\n"
+
+
+@cache
+def _make_environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {
+        "code": quote_code,
+        "escape_markdown": escape_markdown,
+        "fence": fence,
+        "plain": lambda text: _break_references(clean_line(text)).replace("<", "‹").replace(">", "›"),
+        "value": _format_value,
+        "day": lambda time: f"{time:%-d %B %Y, %H:%M} UTC",
+    }
+    return environment
