@@ -1,9 +1,11 @@
 """A real bundle made within milliseconds: words to numbers to three labels, without training."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -18,18 +20,32 @@ WIDTH = 16
 
 
 def write_bundle(folder: Path, seed: int = 1) -> Path:
-    """Write a bundle whose answers differ from word to word; the mean of its words' vectors decides."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a bundle whose answers differ from word to word."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = ["[UNK]", "@", "user", *letters, *(f"word{i}" for i in range(200)), "good", "bad", "the", "flight"]
+    rng = np.random.default_rng(seed)
+    table, head = rng.normal(size=(len(words), WIDTH)), rng.normal(size=(WIDTH, len(LABELS)))
+    return write_word_bundle(folder, words, table, head, temperature=1.5)
+
+
+def write_word_bundle(
+    folder: Path, words: Sequence[str], table: NDArray[np.floating], head: NDArray[np.floating], temperature: float
+) -> Path:
+    """Write a bundle in which the mean of the words' vectors decides.
+
+    Args:
+        words: the first stands for all others; known in lower case.
+        table: vectors, shape [words, width].
+        head: shape [width, labels].
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.normalizer = Lowercase()
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.save(str(folder / TOKENIZER))
-    rng = np.random.default_rng(seed)
     constants = {
-        "table": rng.normal(size=(len(words), WIDTH)).astype(np.float32),
-        "head": rng.normal(size=(WIDTH, len(LABELS))).astype(np.float32),
+        "table": table.astype(np.float32),
+        "head": head.astype(np.float32),
         "last": np.array([-1], np.int64),
         "width": np.array([1], np.int64),
         "one": np.array([1], np.float32),
@@ -50,7 +66,7 @@ def write_bundle(folder: Path, seed: int = 1) -> Path:
     ]
     outputs = [
         helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", len(LABELS)]),
-        helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["n", WIDTH]),
+        helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["n", table.shape[1]]),
     ]
     weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "tiny", tokens, outputs, weights)
@@ -60,7 +76,7 @@ def write_bundle(folder: Path, seed: int = 1) -> Path:
         version="0.1.0",
         labels=LABELS,
         max_length=32,
-        temperature=1.5,
+        temperature=temperature,
         cleaning=CleaningRules(version=VERSION, public_handles=["united"]),
         data_hash="d" * 64,
         weights_hash="e" * 64,
@@ -68,7 +84,7 @@ def write_bundle(folder: Path, seed: int = 1) -> Path:
         data_cutoff="2026-03-01T00:00:00+00:00",
         train_topics=["airline"],
         train_samples=200,
-        embedding_size=WIDTH,
+        embedding_size=table.shape[1],
         dtype="float32",
         run="f" * 32,
     )

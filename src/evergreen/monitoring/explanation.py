@@ -68,7 +68,7 @@ def find_new_terms(reference: Sequence[str], current: Sequence[str], n_terms: in
     prior = (before + now) / (len(reference) + len(current))
 
     def compute_odds(count: np.ndarray, total: int) -> np.ndarray:
-        return np.asarray(np.log(count + prior) - np.log(total + 1 - count - prior))
+        return np.asarray(np.log(count + prior) - np.log(total + 2 - count - prior))
 
     difference = compute_odds(now, len(current)) - compute_odds(before, len(reference))
     z = difference / np.sqrt(1 / (now + prior) + 1 / (before + prior))

@@ -1,5 +1,6 @@
 """Feed labeled texts through the champion into a log, week by week, as a scenario says, and look at each week."""
 
+import codecs
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -45,6 +46,15 @@ class Fault(_Section):
     written: str = "utf-8"
     read: str = "utf-8"
     """Encodings in which the texts are written and read."""
+
+    @model_validator(mode="after")
+    def _check_encodings(self) -> Self:
+        for name in ("written", "read"):
+            try:
+                codecs.lookup(getattr(self, name))
+            except LookupError as error:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is no encoding that Python has") from error
+        return self
 
 
 class Foreign(_Section):
@@ -288,10 +298,12 @@ class ServerFeeder:
         """Post texts, then labels."""
         answers: list[dict[str, Any]] = []
         for first in range(0, len(week.texts), _TEXTS_PER_REQUEST):
-            body = {"texts": week.texts[first : first + _TEXTS_PER_REQUEST]}
-            answers += self._post("/v1/classify", body)["predictions"]
-        if (models := {answer["model"] for answer in answers}) != {self._model}:
-            raise ReplayError(f"the server answers with {sorted(models)}, not with {self._model}. Serve this bundle.")
+            answer = self._post("/v1/classify", {"texts": week.texts[first : first + _TEXTS_PER_REQUEST]})
+            if answer["model"] != self._model:
+                raise ReplayError(
+                    f"the server answers with {answer['model']}, not with {self._model}. Serve this bundle."
+                )
+            answers += answer["predictions"]
         predicted = [answer["label"] for answer in answers]
         delay = timedelta(days=plan.delay_days)
         for answer, time in zip(answers, _spread(week.until, len(answers)), strict=True):

@@ -19,13 +19,15 @@ from evergreen.params import Fraction
 
 Mask = NDArray[np.bool_]
 
+_CUT_OFF = "cut off at one length"
+
 
 class DataQuality(Signal):
     """Shares of texts that are empty, short, cut off at one length, garbled, longer than the model reads, or in a
     script or language that the test set does not have.
 
     Each share is compared with the test set's by Fisher's exact test; the kinds divide alpha among them. Cut off are
-    texts as long as the longest of the window, which few are unless something cuts them.
+    texts of the length that is most in excess; the test allows for every length having been tried.
 
     Parameters:
         rule: `input`: another training does not mend broken input.
@@ -61,6 +63,7 @@ class DataQuality(Signal):
         kinds = self._find(reference, current, windows.classifier.find_cut)
         shares = {kind: (before.mean(), now.mean()) for kind, (before, now) in kinds.items()}
         p_values = {kind: _compare(before, now) for kind, (before, now) in kinds.items()}
+        p_values[_CUT_OFF] *= max(map(len, [*reference, *current]), default=1) + 1
         alarms = [
             kind
             for kind, (before, now) in shares.items()
@@ -97,10 +100,9 @@ class DataQuality(Signal):
         }
         languages = [list(map(self._find_language, texts)) for texts in (reference, current)]
         own = {name for name, share in _count(languages[0]) if share >= self.min_language_fraction} | {""}
-        longest = max(map(len, current))
+        limit = _find_limit(reference, current)
         tests: dict[str, Callable[[str], bool]] = {
-            # Cleaning may have taken a space from the end.
-            "cut off at one length": lambda text: longest - 1 <= len(text) <= longest,
+            _CUT_OFF: lambda text: limit - 1 <= len(text) <= limit,
             "empty": lambda text: len(text) < self.min_characters,
             "short": lambda text: self.min_characters <= len(text) < shortest,
             "garbled": lambda text: "\ufffd" in text or bool(is_bad(text)),
@@ -119,6 +121,14 @@ class DataQuality(Signal):
         """The text's language, or nothing where it can't be told."""
         name, probability = _get_identifier().classify(text)
         return str(name) if probability >= self.min_language_probability else ""
+
+
+def _find_limit(reference: list[str], current: list[str]) -> int:
+    """The length that is most in excess, with the one before it: cleaning takes a space from the end."""
+    size = max(map(len, [*reference, *current])) + 1
+    before, now = (np.bincount(list(map(len, texts)), minlength=size) / len(texts) for texts in (reference, current))
+    excess = now - before
+    return int((excess + np.append(0, excess[:-1])).argmax())
 
 
 def find_script(text: str) -> str:
