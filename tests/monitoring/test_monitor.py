@@ -27,7 +27,7 @@ from evergreen.text.runtime import Classifier
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
 OLD = [f"the flight word{i % 200} was good word{(3 * i) % 200}" for i in range(300)]
-NEW = [f"bad {'x' * (i % 23)} a b c word{i % 3} {'bad ' * (i % 5)}" for i in range(300)]
+NEW = [f"bad bad a b c {'x' * (i % 23)} a b c word{i % 3} bad a b c {'bad ' * (i % 7)}" for i in range(300)]
 HOSTILE = "<script>alert(1)</script> & “quoted” <img src=x onerror=alert(1)>"
 
 
