@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from browser import COMMAND, Page, open_browser
+from monitored import make_params, make_windows
 from running import RunningServer, run_server
 from tiny_text_bundle import LABELS, write_bundle
 
+from evergreen.monitoring.staleness import Reason, judge
 from evergreen.serving.security import create_key
 
 pytestmark = [
@@ -226,16 +228,17 @@ def test_latest_report_is_shown(server: RunningServer, page: Page) -> None:
     page.wait_for_text("#monitoring", "No report yet")
     reports = server.folder / "reports"
     reports.mkdir()
-    verdict = {"status": "watch", "reasons": ["accuracy is low", {"signal": "drift", "p_value": 0.01}]}
-    (reports / "verdict.json").write_text(json.dumps(verdict))
+    verdict = judge([], make_windows(10), make_params(), [])
+    reason = Reason(status="alarm", message="<b>Texts</b> differ.", signal="texts", title="Texts", rule="company")
+    verdict.model_copy(update={"reasons": [reason]}).save(reports / "verdict.json")
     try:
         page.open(server.url)
-        page.wait_for_text("#monitoring", "watch")
-        assert page.run("[...document.querySelectorAll('#monitoring li')].map((item) => item.innerText)") == [
-            "accuracy is low",
-            "signal: drift, p value: 0.01",
-        ]
-        assert page.run("document.querySelector('#monitoring a').pathname") == "/v1/monitoring/report.html"
+        page.wait_for_text("#monitoring", "Watch: too little traffic to judge.")
+        assert "(2026-04-24 until 2026-05-01)" in page.read("#monitoring")
+        items = page.run("[...document.querySelectorAll('#monitoring li')].map((item) => item.innerText)")
+        assert items == ["<b>Texts</b> differ."]
+        links = page.run("[...document.querySelectorAll('#monitoring a')].map((link) => link.pathname)")
+        assert links == ["/v1/monitoring/report.html", "/v1/monitoring/drift.html"]
     finally:
         (reports / "verdict.json").unlink()
         reports.rmdir()

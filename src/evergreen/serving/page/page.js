@@ -6,7 +6,6 @@ import { connectJobs } from "./jobs.js";
 import { render } from "./markdown.js";
 import { showTraffic } from "./traffic.js";
 
-const REPORT = "/v1/monitoring/report.html";
 const section = (id) => document.querySelector(`#${id}`);
 let models = null;
 
@@ -118,29 +117,28 @@ function describeModel(model) {
 async function loadVerdict() {
   const result = section("monitoring").querySelector(".result");
   try {
-    const { status, reasons = [] } = await getJson("/v1/monitoring/verdict.json");
-    const items = reasons.map((reason) => element("li", {}, describeReason(reason)));
-    const link = element("a", { href: REPORT, target: "_blank", rel: "noopener" }, "Open the report");
-    link.addEventListener("click", (event) => {
-      if (!hasKey()) return;
-      event.preventDefault(); // a link can't send the key
-      download(REPORT).catch((error) => result.append(element("p", { className: "problem" }, error.message)));
-    });
+    const { status, summary, what_to_do, since, until, reasons } = await getJson("/v1/monitoring/verdict.json");
+    const items = reasons.map((reason) => element("li", {}, reason.message));
     result.replaceChildren(
-      element("p", { className: `verdict ${status}` }, status),
+      element("p", { className: `verdict ${status}` }, summary),
+      element("p", {}, `${what_to_do} (${since.slice(0, 10)} until ${until.slice(0, 10)})`),
       element("ul", {}, ...items),
-      element("p", {}, link),
+      element("p", {}, linkReport("report.html", "Open the report"), " · ", linkReport("drift.html", "Distributions")),
     );
   } catch (error) {
     result.textContent = error.status === 404 ? "No report yet: the monitor has not run." : error.message;
   }
 }
 
-/** A reason is a sentence, or figures with one among them. */
-function describeReason(reason) {
-  if (typeof reason === "string") return reason;
-  const text = reason.message ?? reason.detail ?? reason.reason;
-  return text ?? Object.entries(reason).map(([name, value]) => `${name.replaceAll("_", " ")}: ${value}`).join(", ");
+function linkReport(name, text) {
+  const path = `/v1/monitoring/${name}`;
+  const link = element("a", { href: path, target: "_blank", rel: "noopener" }, text);
+  link.addEventListener("click", (event) => {
+    if (!hasKey()) return;
+    event.preventDefault(); // a link can't send the key
+    download(path).catch((error) => link.after(element("span", { className: "problem" }, ` ${error.message}`)));
+  });
+  return link;
 }
 
 function watchTraffic() {

@@ -16,7 +16,7 @@ from evergreen.monitoring.windows import LabeledSample, Window, Windows
 from evergreen.params import MonitorParams, Params
 from evergreen.text.runtime import Classifier
 
-SHIPPED = Path(__file__).parents[2] / "params.yaml"
+SHIPPED = Path(__file__).parents[1] / "params.yaml"
 UNTIL = datetime(2026, 5, 1, tzinfo=UTC)
 WEEK = timedelta(days=7)
 LABELS = ["negative", "neutral", "positive"]
