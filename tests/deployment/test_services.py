@@ -19,6 +19,13 @@ from evergreen.settings import ServingSettings
 DOCKER = REPOSITORY / "docker"
 COMPOSE_NAMES = {"POSTGRES_PASSWORD", "EVERGREEN_IMAGE", "EVERGREEN_ADDRESS"}
 """What compose.yaml reads for itself."""
+VERDICT = {
+    "status": "stale",
+    "model": "text 1",
+    "until": "2026-05-01T00:00:00Z",
+    "signals": [{"signal": "data_quality", "status": "alarm", "value": 3, "threshold": 1}],
+}
+"""What the server reads of the monitor's."""
 
 
 def read_yaml(path: str) -> Any:
@@ -86,6 +93,8 @@ def test_each_alert_is_tested_both_ways() -> None:
 def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, set[str]]]:
     """The labels of each metric of a server that has done a little of everything."""
     folder = tmp_path_factory.mktemp("metrics")
+    (folder / "reports").mkdir()
+    (folder / "reports/verdict.json").write_text(json.dumps(VERDICT))
     with run_server(folder, write_bundle(folder / "text")) as server:
         yield _exercise(server)
 

@@ -38,6 +38,7 @@ from evergreen.serving.metrics import ServerMetrics, StateCollector
 from evergreen.serving.models import Models
 from evergreen.serving.security import ApiKeys, RateLimit, SecurityError
 from evergreen.serving.service import Service
+from evergreen.serving.verdict_metrics import VerdictCollector
 from evergreen.serving.worker import TextAPI
 from evergreen.settings import ServingSettings, Settings
 
@@ -112,6 +113,7 @@ def _build_service(
     )
     dispatcher = Dispatcher(sockets / "workers", serving.batch_size, serving.max_queue, metrics.observe_batch)
     metrics.registry.register(StateCollector(dispatcher, writer, jobs))
+    metrics.registry.register(VerdictCollector(reports))
     return Service(
         settings=serving,
         models=models,
