@@ -37,7 +37,8 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     help="Keep models fresh: train, evaluate, ship, watch, retrain.\n\n"
-    "Exit codes: 0 fine · 1 the work failed, with the reason on standard error · 2 wrong usage or parameters",
+    "Exit codes: 0 fine · 1 the work failed, with the reason on standard error · 2 wrong usage or parameters "
+    "· 3 the model is stale (monitor)",
     epilog='Example: evergreen predict "Thanks for the quick rebooking!"',
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,

@@ -65,7 +65,7 @@ def add_to_workspace(snapshot: Snapshot, workspace: Path) -> None:
 
 def _create_project(store: Workspace) -> UUID:
     project = store.create_project(PROJECT, description="Each look of the monitor; its verdict is a tag.")
-    share = PanelMetric(legend="share of columns", metric="DriftedColumnsCount", view_params={"value": "share"})
+    share = PanelMetric(legend="share of columns", metric="DriftedColumnsCount", metric_labels={"value_type": "share"})
     project.dashboard.add_panel(line_plot_panel("Columns that drifted, by Evidently's thresholds", [share]))
     scores = [
         PanelMetric(legend=column, metric="ValueDrift", metric_labels={"column": column})
