@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from tiny_text_bundle import write_bundle
 
@@ -19,6 +20,8 @@ from evergreen.text.runtime import Classifier
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
 UNTIL = datetime(2026, 5, 1, tzinfo=UTC)
 WEEK = timedelta(days=7)
+OLD = [f"the flight word{i % 200} was good word{(3 * i) % 200}" for i in range(300)]
+NEW = [f"bad bad a b c {'x' * (i % 23)} a b c word{i % 3} bad a b c {'bad ' * (i % 7)}" for i in range(300)]
 LABELS = ["negative", "neutral", "positive"]
 
 
@@ -29,6 +32,15 @@ def make_params(**changes: Any) -> MonitorParams:
 @cache
 def load_classifier(folder: Path) -> Classifier:
     return Classifier.load(folder)
+
+
+def write_test_set(path: Path, classifier: Classifier) -> None:
+    """Write old texts as the champion's test set; it has never been wrong."""
+    labels = [prediction.label for prediction in classifier.predict(OLD)]
+    rows = {"id": map(str, range(300)), "text": OLD, "label": labels, "topic": "airline"}
+    times = pd.date_range("2026-01-01", periods=300, freq="h", tz="UTC")
+    path.parent.mkdir(parents=True)
+    pd.DataFrame(rows | {"observed_at": times}).to_parquet(path)
 
 
 def make_labels(

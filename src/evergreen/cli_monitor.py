@@ -1,15 +1,19 @@
 """`evergreen monitor`: one look at the log; `evergreen replay`: many, at weeks that a scenario makes up."""
 
 import shutil
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evergreen import cli_alert
 from evergreen.settings import Settings
 
 if TYPE_CHECKING:
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
 
 STALE = 3
 """Exit code."""
+RETRY_HOURS = 1.0
+"""After a look that failed: the database or a channel may be back."""
 _TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 _STYLES = {"fresh": "green", "watch": "yellow", "stale": "red", "ok": "green", "alarm": "red", "unknown": "yellow"}
 
@@ -29,18 +35,31 @@ def monitor(
     bundle: Annotated[Path, typer.Option(help="Folder of the champion.")] = Path("models/text"),
     test: Annotated[Path, typer.Option(help="The champion's test set.")] = Path("data/text/test.parquet"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
+    alert: Annotated[
+        bool, typer.Option("--alert", help="Then tell people as alert send does, and exit with 0 when stale too.")
+    ] = False,
+    every: Annotated[
+        float | None, typer.Option(min=0.001, help="Look again after so many hours, until stopped; needs --alert.")
+    ] = None,
 ) -> None:
     """Judge whether the model in production is fresh: exit code 0 (fresh, watch) or 3 (stale).
 
     Looks at the window of the prediction log that ended last (monitor.window_days and look_days of params.yaml), and
     leaves verdict.json, report.html and the plots in the report's folder.
     """
+    if alert and as_json:
+        raise typer.BadParameter("not with --alert, which prints lines of its own", param_hint="'--json'")
+    if every is not None:
+        if now is not None or not alert:
+            raise typer.BadParameter("goes with --alert, and not with --now", param_hint="'--every'")
+        _repeat(["--out", str(out), "--bundle", str(bundle), "--test", str(test)], every)
     from evergreen.params import Params  # noqa: PLC0415 - imports for this command only
 
     params = Params.load()
     settings = Settings.load()
     from evergreen.monitoring.log import PredictionLog  # noqa: PLC0415
     from evergreen.monitoring.monitor import Monitor, publish  # noqa: PLC0415 - takes seconds
+    from evergreen.monitoring.report import HISTORY_PLOT, VERDICT  # noqa: PLC0415
     from evergreen.monitoring.windows import find_look  # noqa: PLC0415
 
     watcher = Monitor.load(params, bundle, test)
@@ -54,9 +73,26 @@ def monitor(
         print(verdict.model_dump_json(indent=2))
     else:
         print_verdict(verdict)
-        print(f"report in {out / 'report.html'}; {recorded}")
-    if verdict.status == "stale":
+        print(f"report in {out / 'report.html'}; {recorded}", flush=True)
+    if alert:
+        # One command for schedulers, to whom code 3 would be a crash: CronJobs repeat it, and report it as a failure.
+        # Whom it concerns is told by the alert; what fails here, the alert included, is a failure still.
+        cli_alert.send(out / VERDICT, out / HISTORY_PLOT)
+    elif verdict.status == "stale":
         raise typer.Exit(STALE)
+
+
+def _repeat(options: list[str], hours: float) -> NoReturn:
+    """Look again and again, for what has no scheduler, as a container under compose.
+
+    Each look is a process of its own: its memory is free between two, and one that crashes does not end the others.
+    """
+    while True:
+        command = [sys.executable, "-c", "from evergreen.cli import main; main()", "monitor", "--alert", *options]
+        code = subprocess.run(command, check=False).returncode
+        pause = hours if code == 0 else min(hours, RETRY_HOURS)
+        print(f"look ended with code {code}; the next one in {pause:g} hours", file=sys.stderr, flush=True)
+        time.sleep(pause * 3600)
 
 
 def print_verdict(verdict: "Verdict") -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from running import RunningService
 
-from evergreen.settings import ServingSettings, Settings
+from evergreen.settings import AlertSettings, ServingSettings, Settings
 
 REPOSITORY = Path(__file__).parents[2]
 BASE_IMAGE = "localhost/debian:bookworm-slim"
@@ -46,7 +47,7 @@ def call(*command: str, timeout: float = 900, **environment: str) -> str:
 def list_variables() -> set[str]:
     """Every environment variable that evergreen reads."""
     serving = {f"EVERGREEN_{name.upper()}" for name in ServingSettings.model_fields}
-    return serving | {str(field.alias) for field in Settings.model_fields.values()}
+    return serving | {str(field.alias) for kind in (Settings, AlertSettings) for field in kind.model_fields.values()}
 
 
 @cache
@@ -99,6 +100,33 @@ def build(tag: str, source: Path, **environment: str) -> None:
     if not index.returncode:
         environment.setdefault("PIP_INDEX_URL", index.stdout.strip())
     call(str(source / "docker/build"), tag, **flags | {"ENGINE": engine} | environment)
+
+
+def build_anew(tag: str, source: Path, **environment: str) -> None:
+    """Build without layers of earlier builds, which have the times of another commit."""
+    flags = f"{find_engine()[1].get('BUILD_FLAGS', '')} --no-cache"
+    build(tag, source, BUILD_FLAGS=flags, **environment)
+
+
+def inspect_image(tag: str) -> Any:
+    """What the engine knows of an image."""
+    engine, _ = find_engine()
+    return json.loads(call(engine, "image", "inspect", tag))[0]
+
+
+def copy_repository(folder: Path) -> Path:
+    """Copy the repository as it is now, without what git ignores; skip the test where no container can be run."""
+    try:
+        find_engine()
+    except NoEngineError as error:
+        pytest.skip(f"the image is NOT tested: {error}")
+    call("git", "clone", "--quiet", str(REPOSITORY), str(folder))
+    changed = call("git", "ls-files", "-z", "--modified", "--others", "--exclude-standard").split("\0")
+    for name in filter(None, changed):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if (REPOSITORY / name).exists():
+            shutil.copy2(REPOSITORY / name, folder / name)
+    return folder
 
 
 class RunningContainer(RunningService):

@@ -10,13 +10,21 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from containers import REPOSITORY, NoEngineError, RunningContainer, build, call, find_engine, run_container
+from containers import (
+    REPOSITORY,
+    RunningContainer,
+    build_anew,
+    call,
+    copy_repository,
+    find_engine,
+    inspect_image,
+    run_container,
+)
 from tiny_text_bundle import write_bundle
 
 pytestmark = pytest.mark.slow
@@ -28,17 +36,7 @@ PORT = 18400
 @pytest.fixture(scope="module")
 def source(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository as it is now, with bundles made for tests."""
-    try:
-        find_engine()
-    except NoEngineError as error:
-        pytest.skip(f"the image is NOT tested: {error}")
-    folder = tmp_path_factory.mktemp("source") / "evergreen"
-    call("git", "clone", "--quiet", str(REPOSITORY), str(folder))
-    changed = call("git", "ls-files", "-z", "--modified", "--others", "--exclude-standard").split("\0")
-    for name in filter(None, changed):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if (REPOSITORY / name).exists():
-            shutil.copy2(REPOSITORY / name, folder / name)
+    folder = copy_repository(tmp_path_factory.mktemp("source") / "evergreen")
     write_bundle(folder / "models/text")
     shutil.copytree(built / "bundle", folder / "models/video")
     return folder
@@ -55,17 +53,6 @@ def image(source: Path) -> str:
 def server(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningContainer]:
     with run_container(image, tmp_path_factory.mktemp("container") / "state", PORT) as container:
         yield container
-
-
-def build_anew(tag: str, source: Path, **environment: str) -> None:
-    """Build without layers of earlier builds, which have the times of another commit."""
-    flags = f"{find_engine()[1].get('BUILD_FLAGS', '')} --no-cache"
-    build(tag, source, BUILD_FLAGS=flags, **environment)
-
-
-def inspect_image(tag: str) -> Any:
-    engine, _ = find_engine()
-    return json.loads(call(engine, "image", "inspect", tag))[0]
 
 
 def get_health_check(tag: str) -> list[str]:

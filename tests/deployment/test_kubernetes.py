@@ -30,8 +30,26 @@ def get(manifests: list[dict[str, Any]], kind: str) -> dict[str, Any]:
 
 
 def list_pods(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    job = get(manifests, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]
-    return [get(manifests, "Deployment")["spec"]["template"], job]
+    jobs = [item["spec"]["jobTemplate"]["spec"]["template"] for item in manifests if item["kind"] == "CronJob"]
+    return [get(manifests, "Deployment")["spec"]["template"], *jobs]
+
+
+def get_pod(manifests: list[dict[str, Any]], component: str) -> dict[str, Any]:
+    labels = {"app.kubernetes.io/component": component}
+    (pod,) = (pod for pod in list_pods(manifests) if labels.items() <= pod["metadata"]["labels"].items())
+    return pod
+
+
+def list_mounts(pod: dict[str, Any]) -> dict[str, tuple[str | None, bool]]:
+    """The claim behind each mount, and whether it can be written."""
+    claims = {
+        volume["name"]: volume.get("persistentVolumeClaim", {}).get("claimName") for volume in pod["spec"]["volumes"]
+    }
+    (container,) = pod["spec"]["containers"]
+    return {
+        mount["mountPath"]: (claims[mount["name"]], not mount.get("readOnly", False))
+        for mount in container["volumeMounts"]
+    }
 
 
 def test_manifests_are_valid(manifests: list[dict[str, Any]], tmp_path: Any) -> None:
@@ -52,7 +70,27 @@ def test_pods_have_no_rights_and_set_limits(manifests: list[dict[str, Any]]) -> 
             assert security["capabilities"] == {"drop": ["ALL"]}
             for bound in ("requests", "limits"):
                 assert {"cpu", "memory"} <= set(container["resources"][bound])
-            assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/state", "/tmp"}  # noqa: S108 - a mount
+
+
+def test_pods_share_the_reports_alone(manifests: list[dict[str, Any]]) -> None:
+    own = {"/state": (None, True), "/tmp": (None, True)}  # noqa: S108 - a mount
+    shared = "/reports/monitoring"
+    assert list_mounts(get_pod(manifests, "prune")) == own
+    assert list_mounts(get_pod(manifests, "server")) == own | {shared: ("evergreen-reports", False)}
+    written = {"/state": ("evergreen-monitor", True), shared: ("evergreen-reports", True)}
+    assert list_mounts(get_pod(manifests, "monitor")) == own | written
+    modes = {item["metadata"]["name"]: item["spec"]["accessModes"] for item in manifests if "Claim" in item["kind"]}
+    assert modes == {"evergreen-monitor": ["ReadWriteOnce"], "evergreen-reports": ["ReadWriteMany"]}
+    for component in ("server", "monitor"):
+        assert get_pod(manifests, component)["spec"]["securityContext"]["fsGroup"] == 10001
+
+
+def test_jobs_run_commands_that_exist(manifests: list[dict[str, Any]]) -> None:
+    for component, arguments in (("prune", ["log", "prune"]), ("monitor", ["monitor", "--alert"])):
+        (container,) = get_pod(manifests, component)["spec"]["containers"]
+        assert container["args"] == arguments
+        call("evergreen", *arguments, "--help")
+    assert "evergreen-monitor" in get_pod(manifests, "monitor")["spec"]["containers"][0]["image"]
 
 
 def test_probes_ask_routes_that_exist(manifests: list[dict[str, Any]]) -> None:

@@ -17,7 +17,7 @@ from tiny_text_bundle import write_bundle
 from evergreen.settings import ServingSettings
 
 DOCKER = REPOSITORY / "docker"
-COMPOSE_NAMES = {"POSTGRES_PASSWORD", "EVERGREEN_IMAGE", "EVERGREEN_ADDRESS"}
+COMPOSE_NAMES = {"POSTGRES_PASSWORD", "EVERGREEN_IMAGE", "EVERGREEN_MONITOR_IMAGE", "EVERGREEN_ADDRESS"}
 """What compose.yaml reads for itself."""
 VERDICT = {
     "status": "stale",
@@ -43,21 +43,38 @@ def test_compose_file_is_valid() -> None:
 
 
 def test_compose_sets_only_variables_that_are_read() -> None:
-    text = (DOCKER / "compose.yaml").read_text()
-    environment = read_yaml("compose.yaml")["services"]["evergreen"]["environment"]
-    assert set(environment) <= list_variables()
-    asked = set(re.findall(r"\$\{(\w+)", text))
+    services = read_yaml("compose.yaml")["services"]
+    for name in ("evergreen", "monitor"):
+        assert set(services[name]["environment"]) <= list_variables()
+    asked = set(re.findall(r"\$\{(\w+)", (DOCKER / "compose.yaml").read_text()))
     assert asked <= list_variables() | COMPOSE_NAMES
 
 
-def test_compose_service_has_no_rights() -> None:
-    service = read_yaml("compose.yaml")["services"]["evergreen"]
+@pytest.mark.parametrize("name", ["evergreen", "monitor", "evidently"])
+def test_compose_service_has_no_rights(name: str) -> None:
+    service = read_yaml("compose.yaml")["services"][name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
-    grace = int(service["stop_grace_period"].removesuffix("s"))
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+
+
+def test_compose_lets_open_requests_end() -> None:
+    grace = int(read_yaml("compose.yaml")["services"]["evergreen"]["stop_grace_period"].removesuffix("s"))
     defaults = ServingSettings()
     assert grace > defaults.request_timeout + defaults.drain_seconds
+
+
+def test_compose_shows_what_the_monitor_writes() -> None:
+    services = read_yaml("compose.yaml")["services"]
+    server, monitor, page = (services[name] for name in ("evergreen", "monitor", "evidently"))
+    assert {"state:/state", "reports:/reports/monitoring:ro"} <= set(server["volumes"])
+    assert {"state:/state", "reports:/reports/monitoring"} == set(monitor["volumes"])
+    assert page["volumes"] == ["state:/state:ro"]
+    assert monitor["environment"]["DATABASE_URL"] == server["environment"]["DATABASE_URL"].replace(
+        ":?set POSTGRES_PASSWORD", ""
+    )
+    call("evergreen", *monitor["command"], "--help")
 
 
 def test_compose_mounts_files_that_are_there() -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from monitored import SHIPPED, UNTIL, make_rows, make_window, make_windows
+from monitored import NEW, OLD, SHIPPED, UNTIL, make_rows, make_window, make_windows, write_test_set
 from tiny_text_bundle import write_bundle
 from typer.testing import CliRunner
 
-from evergreen import cli
+from evergreen import cli, cli_monitor
 from evergreen.monitoring.drift_report import PROJECT
 from evergreen.monitoring.history import extend_history, read_history
 from evergreen.monitoring.log import PredictionLog
@@ -26,8 +26,6 @@ from evergreen.text.runtime import Classifier
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
-OLD = [f"the flight word{i % 200} was good word{(3 * i) % 200}" for i in range(300)]
-NEW = [f"bad bad a b c {'x' * (i % 23)} a b c word{i % 3} bad a b c {'bad ' * (i % 7)}" for i in range(300)]
 HOSTILE = "<script>alert(1)</script> & “quoted” <img src=x onerror=alert(1)>"
 
 
@@ -36,11 +34,7 @@ def checkout(tmp_path: Path, clean_environment: None) -> Classifier:
     """What a look needs, in the current folder: parameters, champion, test set."""
     shutil.copy(SHIPPED, "params.yaml")
     classifier = Classifier.load(write_bundle(tmp_path / "models/text"))
-    (tmp_path / "data/text").mkdir(parents=True)
-    labels = [prediction.label for prediction in classifier.predict(OLD)]
-    rows = {"id": map(str, range(300)), "text": OLD, "label": labels, "topic": "airline"}
-    times = pd.date_range("2026-01-01", periods=300, freq="h", tz="UTC")
-    pd.DataFrame(rows | {"observed_at": times}).to_parquet("data/text/test.parquet")
+    write_test_set(tmp_path / "data/text/test.parquet", classifier)
     return classifier
 
 
@@ -82,6 +76,41 @@ def test_other_texts_are_stale(checkout: Classifier) -> None:
     for reason in verdict["reasons"]:
         assert {"signal", "message", "value", "low", "high", "threshold", "n_current", "evidence"} <= reason.keys()
         assert reason["n_current"] == 300
+
+
+def test_with_an_alert_a_stale_model_is_no_failure(checkout: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_log(checkout, NEW)
+    result = look("--alert")
+    assert result.exit_code == 0, result.output
+    assert read_verdict().status == "stale"
+    assert "no channel: set GITHUB_TOKEN" in result.output
+    monkeypatch.setenv("EVERGREEN_ALERT_URLS", "json://127.0.0.1:9/")
+    result = look("--alert")
+    assert result.exit_code == 1, result.output
+    assert "Kept for the next run" in result.output
+    Path("data/text/test.parquet").unlink()
+    assert look("--alert").exit_code == 1
+
+
+def test_looks_are_repeated_sooner_after_a_failure(checkout: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds / 3600)
+        if len(pauses) == 1:
+            assert Path("reports/monitoring/verdict.json").is_file()
+            Path("models/text/model.onnx").unlink()
+        else:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_monitor.time, "sleep", sleep)
+    CliRunner().invoke(cli.app, ["monitor", "--alert", "--every", "24"])
+    assert pauses == [24, cli_monitor.RETRY_HOURS]
+
+
+@pytest.mark.parametrize("options", [["--every", "24"], ["--every", "0", "--alert"], ["--alert", "--json"]])
+def test_options_that_contradict_are_refused(options: list[str]) -> None:
+    assert CliRunner().invoke(cli.app, ["monitor", *options]).exit_code == 2
 
 
 def test_wrong_answers_alone_are_stale(checkout: Classifier) -> None:
