@@ -1,4 +1,4 @@
-"""Stage preprocess: the corpora of `params.yaml` → `data/text/`, `metrics/data.json`, the monitor's profile."""
+"""Stage preprocess: the corpora of `params.yaml` → `data/text/`, `metrics/data.json`, a plot."""
 
 from pathlib import Path
 
@@ -14,12 +14,11 @@ def main() -> None:
     # Imported once the parameters are right, since this takes seconds.
     from evergreen.plots import plot_class_counts
     from evergreen.text.corpus import prepare
-    from evergreen.text.profile import describe, summarize
+    from evergreen.text.summary import summarize
 
     stats = prepare(params, DATA)
     metrics = summarize(stats)
     metrics.save(METRICS / "data.json")
-    describe(DATA / "train.parquet", params.labels).save(DATA / "profile.json")
     plot_class_counts(metrics.topics, params.labels, REPORTS / "data.png")
     splits = ", ".join(f"{split} {size:,}" for split, size in metrics.splits.items())
     print(f"{stats.rows:,} rows: {splits}; {stats.duplicates:,} duplicates, {metrics.quarantined:,} quarantined")

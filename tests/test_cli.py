@@ -193,6 +193,10 @@ def test_params_check(tmp_path: Path):
     assert "seed: found -1" in result.stderr
     assert "sneed: unknown key" in result.stderr
     assert "Traceback" not in result.output
+    wrong.write_text(repository.read_text(encoding="utf-8").replace("max_days: 180", "max_days: 0"), encoding="utf-8")
+    result = call("params", "check")
+    assert result.exit_code == 2
+    assert "monitor.signals.age.max_days: found 0" in result.stderr
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe", b"a: [", b""])

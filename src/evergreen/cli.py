@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -142,7 +143,11 @@ def params_check(
     """Check a parameter file: each wrong key, its value and what is allowed."""
     from evergreen.params import Params  # noqa: PLC0415 - for this command only
 
-    Params.load(file)
+    params = Params.load(file)
+    if find_spec("py3langid") is not None:  # with the extra `monitor`
+        from evergreen.monitoring.signals import load_signals  # noqa: PLC0415 - takes seconds
+
+        load_signals(params.monitor.signals)
     typer.echo(f"{file}: fine")
 
 

@@ -212,6 +212,7 @@ def test_nothing_leaves_the_machine(clone: Path, tmp_path: Path) -> None:
     unavailable = home | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "EVERGREEN_STATE_DIR": str(tmp_path / "state")}
     commands = {
         "predict": (["evergreen", "predict", "@united thanks"], home),
+        "monitor": (["evergreen", "monitor"], home),
         "evaluate": (["python", "pipelines/evaluate.py"], unavailable),
         "send": (["evergreen", "runs", "send"], home | {"EVERGREEN_STATE_DIR": str(tmp_path / "state")}),
     }

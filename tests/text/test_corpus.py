@@ -383,13 +383,6 @@ def test_a_slice_of_the_real_corpus(tmp_path):
     assert len(splits(tmp_path / "out")) == stats.retained.total() > 2000
 
 
-def test_a_prepared_file_is_read_in_batches(mixed, tmp_path):
-    corpus.prepare(data(mixed), tmp_path)
-    parts = list(corpus.read_prepared(tmp_path / "train.parquet", batch_rows=5))
-    assert max(map(len, parts)) <= 5
-    pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), pd.read_parquet(tmp_path / "train.parquet"))
-
-
 MEASURE = """
 import resource, sys
 from pathlib import Path

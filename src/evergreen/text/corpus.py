@@ -249,9 +249,3 @@ def _replace_surrogates(value: Any) -> Any:
 
 def _shorten(text: Any) -> str:
     return text[:500] if isinstance(text, str) else ""
-
-
-def read_prepared(path: Path, batch_rows: int = 50_000) -> Iterator[pd.DataFrame]:
-    """Stream a prepared Parquet file."""
-    for batch in pq.ParquetFile(path).iter_batches(batch_rows):
-        yield batch.to_pandas()

@@ -9,7 +9,7 @@ from scipy.stats import norm
 from evergreen.metrics import Estimate
 from evergreen.monitoring.signals.base import Measurement, Positive, Signal, format_estimate
 from evergreen.monitoring.two_sample import Floats, compare_means
-from evergreen.monitoring.windows import LabeledSample, Windows
+from evergreen.monitoring.windows import LabeledSample, Window, Windows
 
 _TWO_SIDED_95 = float(norm.isf(0.025))
 
@@ -65,8 +65,13 @@ class EstimatedPerformance(Signal):
             n_reference=comparison.n_reference,
             n_current=comparison.n_current,
             details={"atc": atc, "macro_f1": estimate_macro_f1(current.y_proba), "reference": before.value},
-            evidence=[f"by threshold (ATC): {atc:.3f}"],
+            evidence=[f"by threshold (ATC): {atc:.3f}", *(_list_unsure(current) if is_alarm else [])],
         )
+
+
+def _list_unsure(window: Window, n_texts: int = 3) -> list[str]:
+    known = [i for i in np.argsort(window.confidence, kind="stable") if window.texts[i] is not None]
+    return [f"unsure: “{window.texts[i]}” is {window.y_pred[i]} to {window.confidence[i]:.0%}" for i in known[:n_texts]]
 
 
 def estimate_accuracy(confidence: Floats) -> Estimate:
