@@ -27,13 +27,11 @@ from evergreen import files
 from evergreen.cli import app
 from evergreen.errors import EvergreenError
 from evergreen.github import RetryPolicy
+from evergreen.markdown import escape_markdown, fence, quote_code
 from evergreen.monitoring.alert_text import (
     Links,
     digest_verdict,
-    escape_markdown,
-    fence,
     is_incident,
-    quote_code,
     render_alert,
     render_body,
     render_title,

@@ -4,19 +4,18 @@ User text reaches the issue in fenced blocks and code spans only, and nothing bu
 """
 
 import hashlib
-import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment
 from pydantic import BaseModel
 
+from evergreen.markdown import break_references, clean_line, escape_markdown, make_environment
 from evergreen.monitoring.staleness import Reason, Verdict
 from evergreen.settings import AlertSettings
 
-MAX_LINE = 300
 MAX_EVIDENCE = 30_000
 """Characters of evidence in all; GitHub takes 65,536 of a body."""
 MAX_REASONS = 20
@@ -34,10 +33,6 @@ _NEXT_STEPS = {
     "retrain": "Retraining runs and proposes a pull request with the comparison of both models. Review and merge it, "
     "or close it and say why; this closes when the verdict is fresh again or the release is verified.",
 }
-# Line and page separators, and what turns the direction of writing, would move text out of its line.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
-_JOINER = "\u2060"
-"""Invisible; after @ or # it leaves no mention and no reference."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ def render_title(verdict: Verdict) -> str:
     """Write the issue's title."""
     alarms = ", ".join(reason.title.lower() for reason in verdict.reasons if reason.status == "alarm")
     title = f"{_get_headline(verdict)}: {alarms}" if alarms else _get_headline(verdict)
-    return _break_references(clean_line(title, 200))
+    return break_references(clean_line(title, 200))
 
 
 def render_body(verdict: Verdict, links: Links) -> str:
@@ -116,7 +111,7 @@ def render_alert(verdict: Verdict, links: Links, event: Event, issue: str = "", 
 
 def render_closing(because: str, links: Links, issue: str = "") -> AlertText:
     """Write a message about an incident that somebody closed."""
-    reason = _break_references(clean_line(because, 1000))
+    reason = break_references(clean_line(because, 1000))
     values = {"because": reason, "issue": issue, "links": links}
     return AlertText(
         event="closed",
@@ -129,37 +124,6 @@ def render_closing(because: str, links: Links, issue: str = "") -> AlertText:
 def render_closing_comment(because: str) -> str:
     """Write the comment with which somebody closes an incident."""
     return f"Closed: {escape_markdown(because)}"
-
-
-def clean_line(text: str, limit: int = MAX_LINE) -> str:
-    """Make one printable line of a text, cut at a limit."""
-    line = " ".join(_CONTROL.sub(" ", text).split()).encode("utf-8", "replace").decode()
-    return line if len(line) <= limit else f"{line[: limit - 1]}…"
-
-
-def fence(lines: list[str]) -> str:
-    """Put lines in a code block that nothing in them can end."""
-    cleaned = [clean_line(line) for line in lines]
-    longest = max((len(run) for line in cleaned for run in re.findall(r"`+|~+", line)), default=0)
-    ticks = "`" * max(3, longest + 1)
-    return "\n".join([f"{ticks}text", *cleaned, ticks])
-
-
-def quote_code(text: str) -> str:
-    """Put a text in a code span that nothing in it can end."""
-    line = clean_line(text)
-    ticks = "`" * (1 + max((len(run) for run in re.findall(r"`+", line)), default=0))
-    padding = " " if line.startswith("`") or line.endswith("`") else ""
-    return f"{ticks}{padding}{line}{padding}{ticks}" if line else ""
-
-
-def escape_markdown(text: str) -> str:
-    """Keep a line's words, but no formatting, mention, reference or HTML; it may link."""
-    return _break_references(re.sub(r"([\\`*_{}\[\]<>|~])", r"\\\1", clean_line(text, 1000)))
-
-
-def _break_references(text: str) -> str:
-    return re.sub(r"(@|#|GH-)(?=\w)", rf"\1{_JOINER}", text, flags=re.IGNORECASE)
 
 
 def _get_headline(verdict: Verdict) -> str:
@@ -209,19 +173,6 @@ def _render(template: str, **values: Any) -> str:
 
 @cache
 def _make_environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=select_autoescape(["html"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {
-        "code": quote_code,
-        "escape_markdown": escape_markdown,
-        "fence": fence,
-        "plain": lambda text: _break_references(clean_line(text)).replace("<", "‹").replace(">", "›"),
-        "value": _format_value,
-        "day": lambda time: f"{time:%-d %B %Y, %H:%M} UTC",
-    }
+    environment = make_environment(Path(__file__).parent)
+    environment.filters["value"] = _format_value
     return environment
