@@ -71,7 +71,7 @@ def test_other_texts_are_stale(checkout: Classifier) -> None:
     fill_log(checkout, NEW)
     result = look("--json")
     assert result.exit_code == 3, result.output
-    verdict = json.loads(result.output)
+    verdict = json.loads(result.stdout)
     assert verdict["status"] == "stale"
     for reason in verdict["reasons"]:
         assert {"signal", "message", "value", "low", "high", "threshold", "n_current", "evidence"} <= reason.keys()
