@@ -16,7 +16,18 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from evergreen import __version__, cli_alert, cli_batch, cli_log, cli_monitor, cli_serve, cli_video, logs
+from evergreen import (
+    __version__,
+    cli_alert,
+    cli_batch,
+    cli_gate,
+    cli_log,
+    cli_monitor,
+    cli_report,
+    cli_serve,
+    cli_video,
+    logs,
+)
 from evergreen.errors import EvergreenError, exit_on_error, redact_tracebacks
 from evergreen.settings import Settings
 
@@ -39,7 +50,7 @@ app = typer.Typer(
     cls=_Commands,
     help="Keep models fresh: train, evaluate, ship, watch, retrain.\n\n"
     "Exit codes: 0 fine · 1 the work failed, with the reason on standard error · 2 wrong usage or parameters "
-    "· 3 the model is stale (monitor)",
+    "· 3 the model is stale (monitor) · 4 it may not replace the champion (gate)",
     epilog='Example: evergreen predict "Thanks for the quick rebooking!"',
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
@@ -55,10 +66,12 @@ app.add_typer(bundle_app, name="bundle")
 app.add_typer(runs_app, name="runs")
 app.add_typer(cli_video.app, name="video")
 app.add_typer(cli_log.app, name="log")
+app.add_typer(cli_report.app, name="report")
 app.add_typer(cli_alert.app, name="alert")
 app.add_typer(cli_serve.keys_app, name="keys")
 app.command(epilog="Example: EVERGREEN_PORT=8080 evergreen serve")(cli_serve.serve)
 app.command(epilog="Example: evergreen monitor --now 2026-05-01")(cli_monitor.monitor)
+app.command(epilog="Example: evergreen gate --champion v1.4.0")(cli_gate.gate)
 app.command(epilog="Example: evergreen replay sudden")(cli_monitor.replay)
 app.command(epilog="Example: evergreen batch reviews.csv predictions.parquet")(cli_batch.batch)
 

@@ -338,6 +338,27 @@ class MonitorParams(_Section):
         return self
 
 
+class GateParams(_Section):
+    """When a challenger may replace the champion."""
+
+    alpha: Annotated[float, Field(gt=0, lt=0.5)]
+    """Probability of each bound's error: of an equal challenger to seem better on the newest texts."""
+    n_resamples: Annotated[int, Field(ge=1000)]
+    min_new_samples: PositiveInt
+    """Test texts newer than the champion's data, to judge by."""
+    min_gain: Annotated[float, Field(ge=-1, le=1)]
+    """Of accuracy on them: the lower bound must be above."""
+    max_loss: Fraction
+    """Of accuracy and macro-F1 on the frozen test set: the lower bound must be above minus this."""
+    min_slice_samples: PositiveInt
+    max_slice_loss: Fraction
+    max_calibration_loss: Fraction
+    max_latency_ratio: PositiveFloat
+    max_size_mb: PositiveFloat
+    max_training_cost: NonNegativeFloat
+    max_video_loss: Fraction
+
+
 class Params(_Section):
     """All of `params.yaml`."""
 
@@ -352,6 +373,7 @@ class Params(_Section):
     reconstruction: ReconstructionParams
     cnn_lstm: CnnLstmParams
     monitor: MonitorParams
+    gate: GateParams
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:

@@ -1,0 +1,79 @@
+"""Fetch the champion: the bundle and the metrics of a Git revision, from DVC's cache or remote."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from evergreen.errors import EvergreenError
+from evergreen.text.runtime import Classifier
+from evergreen.video.metrics import VideoMetrics
+
+BUNDLE, VIDEO_METRICS = "models/text", "metrics/video.json"
+
+
+class ChampionError(EvergreenError):
+    """There is a champion, and it can't be fetched; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Champion:
+    """What a revision has in production.
+
+    Attributes:
+        folder: of its text bundle.
+        classifier: the bundle, loaded.
+        video: the detector's metrics; None where the revision has none, or in another form.
+    """
+
+    folder: Path
+    classifier: Classifier
+    video: VideoMetrics | None
+
+
+def fetch_champion(revision: str, folder: Path, num_threads: int | None = None) -> Champion | None:
+    """Fetch the champion of a revision into a folder; None where the revision has no bundle yet.
+
+    Args:
+        revision: as Git names it, `main` or a tag.
+        folder: that does not exist yet.
+        num_threads: as for `Classifier`.
+
+    Raises:
+        ChampionError: when the revision is unknown, or its bundle is in no cache and no remote.
+        BundleError: when the bundle that came is damaged or of another format.
+    """
+    commit = _run("git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    if commit.returncode:
+        raise ChampionError(
+            f"{revision}: no such revision here. Fetch it (git fetch origin {revision}) or name another."
+        )
+    if not _has_bundle(revision):
+        return None
+    got = _run("dvc", "get", ".", BUNDLE, "--rev", commit.stdout.strip(), "--out", str(folder), "--quiet")
+    if got.returncode:
+        reason = got.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        raise ChampionError(
+            f"the champion of {revision} can't be fetched ({reason[0]}). Check the DVC remote and its credentials "
+            "(dvc remote list), push from where it was trained (dvc push), or name its folder: --champion-bundle."
+        )
+    return Champion(folder, Classifier.load(folder, num_threads), read_video_metrics(revision))
+
+
+def read_video_metrics(revision: str) -> VideoMetrics | None:
+    """Read the detector's metrics as a revision has them."""
+    shown = _run("git", "show", f"{revision}:{VIDEO_METRICS}")
+    try:
+        return None if shown.returncode else VideoMetrics.model_validate_json(shown.stdout)
+    except ValidationError:
+        return None
+
+
+def _has_bundle(revision: str) -> bool:
+    lock = _run("git", "show", f"{revision}:dvc.lock")
+    return not lock.returncode and f"path: {BUNDLE}\n" in lock.stdout
+
+
+def _run(*command: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, capture_output=True, text=True, check=False)

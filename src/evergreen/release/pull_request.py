@@ -1,0 +1,141 @@
+"""What a reviewer reads in a retraining pull request: the verdict first, the evidence below, in a minute."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from evergreen.errors import EvergreenError
+from evergreen.markdown import make_environment
+from evergreen.metrics import Metrics
+from evergreen.monitoring.staleness import Verdict
+from evergreen.params import Params
+from evergreen.release.gate import GateResult, SliceDifference
+from evergreen.text.bundle import Bundle, Manifest
+from evergreen.text.evaluation_metrics import TextMetrics
+from evergreen.text.metrics import DataMetrics
+
+MAX_CHARACTERS = 60_000
+"""GitHub takes 65,536 of a comment."""
+_N_SLICES = 6
+_PLOTS = {
+    "Staleness over time": "reports/monitoring/history.png",
+    "Against the baselines": "reports/text/comparison.png",
+    "Calibration": "reports/text/calibration.png",
+    "Confusion matrix": "reports/text/confusion_matrix.png",
+}
+
+
+_M = TypeVar("_M", bound=Metrics)
+
+
+class ReportError(EvergreenError):
+    """A file that the report is made of is missing or damaged; the message names it and the command that makes it."""
+
+
+class DataChange(Metrics):
+    """How the texts of a split changed since the champion."""
+
+    split: str
+    before: int | None
+    now: int
+
+
+def render_pull_request(
+    gate: GateResult,
+    verdict: Verdict | None,
+    manifest: Manifest,
+    metrics: TextMetrics,
+    data: list[DataChange],
+    corpora: list[str],
+    plots: dict[str, str],
+) -> str:
+    """Write the report as Markdown.
+
+    Args:
+        gate: what it found.
+        verdict: why it was retrained; None where nobody looked.
+        manifest: of the new bundle.
+        metrics: of the new bundle.
+        data: texts of each split, before and now.
+        corpora: where the texts come from.
+        plots: name and path of each picture.
+    """
+    newest = next((check.difference for check in gate.checks if check.difference is not None), None)
+    template = make_environment(Path(__file__).parent).get_template("pull_request_template.md")
+    report = template.render(
+        gate=gate,
+        newest=newest,
+        failed=[check for check in gate.checks if check.status == "failed"],
+        compared=[check for check in gate.checks if check.difference is not None],
+        moved=[each for each in gate.slices if is_moved(each)][:_N_SLICES],
+        verdict=verdict,
+        manifest=manifest,
+        metrics=metrics,
+        data=data,
+        corpora=corpora,
+        plots=plots,
+    )
+    return _cut(report.strip()) + "\n"
+
+
+def is_moved(each: SliceDifference) -> bool:
+    """Whether chance alone hardly explains a slice's difference."""
+    return each.low > 0 or each.high < 0
+
+
+def collect_report(gate: Path, verdict: Path, revision: str) -> str:
+    """Read what the pipeline, the monitor and the gate left in the current folder, and write the report.
+
+    Args:
+        gate: what `evergreen gate` wrote.
+        verdict: what `evergreen monitor` wrote; may be missing.
+        revision: of the champion.
+
+    Raises:
+        ReportError: naming the file that is missing or damaged, and the command that makes it.
+    """
+    params = Params.load()
+    seen = _read(Verdict, verdict, "evergreen monitor") if verdict.is_file() else None
+    data = _read(DataMetrics, Path("metrics/data.json"), "dvc repro")
+    return render_pull_request(
+        _read(GateResult, gate, "evergreen gate"),
+        seen,
+        Bundle.load("models/text").manifest,
+        _read(TextMetrics, Path("metrics/text.json"), "dvc repro"),
+        compare_data(_read_splits(revision), data),
+        params.data.corpora,
+        {name: path for name, path in _PLOTS.items() if Path(path).is_file()},
+    )
+
+
+def compare_data(before: dict[str, int], now: DataMetrics) -> list[DataChange]:
+    """Compare the texts of each split."""
+    return [DataChange(split=split, before=before.get(split), now=count) for split, count in now.splits.items()]
+
+
+def _read_splits(revision: str) -> dict[str, int]:
+    command = ["git", "show", f"{revision}:metrics/data.json"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        return {str(split): int(count) for split, count in json.loads(shown.stdout)["splits"].items()}
+    except (ValueError, KeyError, AttributeError, TypeError):  # the revision has none, or another form
+        return {}
+
+
+def _read(kind: type[_M], path: Path, command: str) -> _M:
+    try:
+        return kind.load(path)
+    except OSError as error:
+        raise ReportError(f"{path}: missing. Make it: {command}.") from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise ReportError(f"{path}: not what {command} writes. Make it again.") from error
+
+
+def _cut(report: str) -> str:
+    if len(report) <= MAX_CHARACTERS:
+        return report
+    # A fence or a detail that stays open would swallow the note.
+    return report[:MAX_CHARACTERS].rsplit("\n\n", 1)[0] + "\n\n</details>\n\n*Cut: the rest is in the run's artifact.*"
