@@ -23,7 +23,7 @@ WHAT_TO_DO: dict[Action, str] = {
     "wait": "Nothing to do until there is more traffic or labels; make sure that the service is asked at all.",
     "investigate": "Read the evidence. One more alarm, or labels that confirm it, makes the verdict stale.",
     "repair_input": "Repair what sends the texts first: training on broken input would not help.",
-    "retrain": "Retrain on newer texts; the pull request shows whether the new model is better.",
+    "retrain": "Retrain on newer labeled texts; the gate shows whether the new model is better.",
 }
 
 
