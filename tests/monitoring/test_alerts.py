@@ -144,8 +144,8 @@ def test_incident_is_opened_updated_and_closed(github: GitHubServer, make_alerts
     assert issue["title"] == "The text model is stale: embedding drift, class drift"
     first, second = issue["body"].splitlines()[:2]
     assert first == f"<!-- evergreen-incident: text digest={digest_verdict(STALE)} -->"
-    assert second.startswith("**The text model is stale.** Retrain on newer texts;")
-    for words in ("0.31 (0.28 to 0.34) | 0.1 | 4,321", "24 April 2026", "proposes a pull request", "/actions/runs/12"):
+    assert second.startswith("**The text model is stale.** Retrain on newer labeled texts;")
+    for words in ("0.31 (0.28 to 0.34) | 0.1 | 4,321", "24 April 2026", "let evergreen gate compare", "/actions/runs/12"):
         assert words in issue["body"]
 
     tomorrow = STALE.model_copy(update={"until": datetime(2026, 5, 2, tzinfo=UTC)})
@@ -555,7 +555,7 @@ def test_mail_shows_the_plot_inline(clean_environment: None, tmp_path: Path) -> 
     assert "script" not in outside.tags
     assert [link for link in outside.links if "evil" in link] == []
     assert "https://github.com/acme/reviews/actions/runs/12" in html
-    assert "Retrain on newer texts" in text
+    assert "Retrain on newer labeled texts" in text
     assert "cid:" not in closed.as_string()
 
 
