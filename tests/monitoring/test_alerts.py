@@ -145,7 +145,12 @@ def test_incident_is_opened_updated_and_closed(github: GitHubServer, make_alerts
     first, second = issue["body"].splitlines()[:2]
     assert first == f"<!-- evergreen-incident: text digest={digest_verdict(STALE)} -->"
     assert second.startswith("**The text model is stale.** Retrain on newer labeled texts;")
-    for words in ("0.31 (0.28 to 0.34) | 0.1 | 4,321", "24 April 2026", "let evergreen gate compare", "/actions/runs/12"):
+    for words in (
+        "0.31 (0.28 to 0.34) | 0.1 | 4,321",
+        "24 April 2026",
+        "let evergreen gate compare",
+        "/actions/runs/12",
+    ):
         assert words in issue["body"]
 
     tomorrow = STALE.model_copy(update={"until": datetime(2026, 5, 2, tzinfo=UTC)})
