@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from evergreen.metrics import Estimate, Metrics
+from evergreen.metrics import Metrics
 from evergreen.monitoring.two_sample import Comparison
 from evergreen.monitoring.windows import Windows
 
@@ -90,12 +90,12 @@ def judge_comparison(comparison: Comparison, min_distance: float, alpha: float, 
     """An alarm needs both: more than chance does, and enough to matter.
 
     Args:
-        what: begins the message, as "Texts" in "Texts differ: distance …".
+        what: begins the message, as "Texts" in "Texts: distance …".
     """
     distance = comparison.distance
     is_alarm = comparison.p_value <= alpha and distance.value >= min_distance
     message = (
-        f"{what}: distance {format_estimate(distance)}, alarm from {min_distance:g}; "
+        f"{what}: distance {distance}, alarm from {min_distance:g}; "
         f"p = {comparison.p_value:.2g}, alarm up to {alpha:.2g}."
     )
     return Measurement(
@@ -109,8 +109,3 @@ def judge_comparison(comparison: Comparison, min_distance: float, alpha: float, 
         n_reference=comparison.n_reference,
         n_current=comparison.n_current,
     )
-
-
-def format_estimate(estimate: Estimate) -> str:
-    """Write a value with its interval, three digits each."""
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"

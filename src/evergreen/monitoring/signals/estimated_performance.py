@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import norm
 
 from evergreen.metrics import Estimate
-from evergreen.monitoring.signals.base import Measurement, Positive, Signal, format_estimate
+from evergreen.monitoring.signals.base import Measurement, Positive, Signal
 from evergreen.monitoring.two_sample import Floats, compare_means
 from evergreen.monitoring.windows import LabeledSample, Window, Windows
 
@@ -48,15 +48,14 @@ class EstimatedPerformance(Signal):
         atc = estimate_by_threshold(reference.confidence, windows.reference_labels, current.confidence)
         loss = comparison.distance
         is_alarm = comparison.p_value <= alpha and loss.value >= self.min_loss
+        direction = "below" if loss.value > 0 else "above"
         message = (
-            f"{self.title}: {format_estimate(estimate)}, {loss.value:.3f} below the test set's {before.value:.3f}, "
+            f"{self.title}: {estimate}, {abs(loss.value):.3f} {direction} the test set's {before.value:.3f}, "
             f"alarm from {self.min_loss:g}; p = {comparison.p_value:.2g}, alarm up to {alpha:.2g}."
         )
         return Measurement(
             status="alarm" if is_alarm else "ok",
-            message=message
-            if loss.value > 0
-            else message.replace(f"{loss.value:.3f} below", f"{-loss.value:.3f} above"),
+            message=message,
             value=estimate.value,
             low=estimate.low,
             high=estimate.high,

@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 
 from evergreen.metrics import Estimate
 from evergreen.monitoring.confidence_sequence import estimate_share
-from evergreen.monitoring.signals.base import Measurement, Signal, format_estimate
+from evergreen.monitoring.signals.base import Measurement, Signal
 from evergreen.monitoring.windows import LabeledSample, Windows
 from evergreen.params import Fraction
 
@@ -60,7 +60,7 @@ class MeasuredPerformance(Signal):
         limits = test_accuracy.low - self.margin, test_f1.low - self.margin
         is_alarm = accuracy.high < limits[0] or macro_f1.high < limits[1]
         raw = float((sample.predicted == sample.actual).mean())
-        estimates = f"{self.title}: {format_estimate(accuracy)}, macro-F1 {format_estimate(macro_f1)}"
+        estimates = f"{self.title}: {accuracy}, macro-F1 {macro_f1}"
         rule = f"alarm where the interval is below {limits[0]:.3f} or {limits[1]:.3f}"
         tested = f"test: {test_accuracy.value:.3f} and {test_f1.value:.3f}"
         days = f"from {sample.since:%Y-%m-%d} until {sample.until:%Y-%m-%d}"
