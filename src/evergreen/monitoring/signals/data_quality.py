@@ -95,27 +95,28 @@ class DataQuality(Signal):
     ) -> dict[str, tuple[Mask, Mask]]:
         """For each kind of fault, which texts of both windows have it."""
         shortest = np.quantile([len(text) for text in reference], self.short_quantile)
-        scripts = {
-            script for script, share in _count(map(find_script, reference)) if share >= self.min_language_fraction
-        }
-        languages = [list(map(self._find_language, texts)) for texts in (reference, current)]
-        own = {name for name, share in _count(languages[0]) if share >= self.min_language_fraction} | {""}
         limit = _find_limit(reference, current)
         tests: dict[str, Callable[[str], bool]] = {
             _CUT_OFF: lambda text: limit - 1 <= len(text) <= limit,
             "empty": lambda text: len(text) < self.min_characters,
             "short": lambda text: self.min_characters <= len(text) < shortest,
             "garbled": lambda text: "\ufffd" in text or bool(is_bad(text)),
-            "in an unknown script": lambda text: find_script(text) not in {*scripts, ""},
         }
         masks = {
             kind: (np.array(list(map(test, reference))), np.array(list(map(test, current))))
             for kind, test in tests.items()
         }
+        windows = reference, current
+        masks["in an unknown script"] = self._find_new([list(map(find_script, texts)) for texts in windows])
         masks["too long"] = np.array(find_cut(reference)), np.array(find_cut(current))
-        before, now = (np.array([name not in own for name in names]) for names in languages)
-        masks["in a new language"] = before, now
+        masks["in a new language"] = self._find_new([list(map(self._find_language, texts)) for texts in windows])
         return masks
+
+    def _find_new(self, names: list[list[str]]) -> tuple[Mask, Mask]:
+        """Which texts of both windows have a script or language that few of the first window have; "" is unknown."""
+        own = {name for name, share in _count(names[0]) if share >= self.min_language_fraction} | {""}
+        before, now = (np.array([name not in own for name in window]) for window in names)
+        return before, now
 
     def _find_language(self, text: str) -> str:
         """The text's language, or nothing where it can't be told."""
@@ -147,7 +148,7 @@ def _get_identifier() -> LanguageIdentifier:
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
-def _count(names: "map[str] | list[str]") -> list[tuple[str, float]]:
+def _count(names: list[str]) -> list[tuple[str, float]]:
     counts = Counter(names)
     return [(name, count / counts.total()) for name, count in counts.items()]
 
