@@ -9,8 +9,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evergreen.settings import Settings
-
 if TYPE_CHECKING:
     from evergreen.params import Params
     from evergreen.release.gate import GateResult
@@ -35,7 +33,6 @@ def gate(
     from evergreen.params import Params  # noqa: PLC0415 - imports for this command only
 
     params = Params.load()
-    Settings.load()
     with TemporaryDirectory() as folder:
         result = _judge(params, champion, champion_bundle, Path(folder) / "champion")
     result.save(out)

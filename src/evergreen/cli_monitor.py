@@ -126,12 +126,10 @@ def replay(
     from evergreen.params import Params  # noqa: PLC0415
 
     params, settings, plan = Params.load(), Settings.load(), Scenario.load(scenario)
-    from evergreen.monitoring.drift_report import add_to_workspace  # noqa: PLC0415 - takes seconds
     from evergreen.monitoring.log import PredictionLog  # noqa: PLC0415
-    from evergreen.monitoring.monitor import WORKSPACE, Monitor  # noqa: PLC0415
+    from evergreen.monitoring.monitor import WORKSPACE, Monitor, leave_report  # noqa: PLC0415 - takes seconds
     from evergreen.monitoring.replay import Corpus, Feeder, RuntimeFeeder, ServerFeeder, start_log  # noqa: PLC0415
     from evergreen.monitoring.replay import replay as replay_weeks  # noqa: PLC0415
-    from evergreen.monitoring.report import write_report  # noqa: PLC0415
 
     watcher = Monitor.load(params, bundle, data / "test.parquet")
     corpus = Corpus([data / "validation.parquet", data / "stream.parquet"], params.seed)
@@ -149,9 +147,7 @@ def replay(
     verdict = None
     for look in replay_weeks(plan, corpus, watcher, feeder):
         verdict = look.verdict
-        snapshot = write_report(verdict, look.windows, folder)
-        if snapshot is not None:
-            add_to_workspace(snapshot, folder / WORKSPACE)
+        leave_report(verdict, look.windows, folder, folder / WORKSPACE)
         accuracy = "unknown" if look.accuracy is None else f"{look.accuracy:.2f}"
         console.print(Text.assemble(
             f"week {look.week.number}, until {verdict.until:%Y-%m-%d}, {look.week.description}: accuracy {accuracy}. ",

@@ -66,13 +66,18 @@ class Monitor:
 
 def publish(verdict: Verdict, windows: Windows, folder: Path, settings: Settings) -> str:
     """Write the report, add it to the Evidently workspace, record it in MLflow; return what became of the record."""
-    snapshot = write_report(verdict, windows, folder)
-    if snapshot is not None:
-        add_to_workspace(snapshot, settings.state_dir / WORKSPACE)
+    leave_report(verdict, windows, folder, settings.state_dir / WORKSPACE)
     if find_spec("mlflow") is None:
         return "not recorded: MLflow is not installed here"
     flushed = record(describe_run(verdict, folder), settings)
     return "run kept for later" if flushed.problem else "run recorded"
+
+
+def leave_report(verdict: Verdict, windows: Windows, folder: Path, workspace: Path) -> None:
+    """Write the report into a folder, and add its snapshot to an Evidently workspace."""
+    snapshot = write_report(verdict, windows, folder)
+    if snapshot is not None:
+        add_to_workspace(snapshot, workspace)
 
 
 def describe_run(verdict: Verdict, folder: Path) -> Run:

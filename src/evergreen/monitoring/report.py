@@ -4,9 +4,9 @@ import base64
 from pathlib import Path
 
 from evidently.core.report import Snapshot
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evergreen.files import write_whole
+from evergreen.markdown import make_environment
 from evergreen.monitoring.drift_report import make_drift_report
 from evergreen.monitoring.history import STATUS_COLORS, extend_history, plot_history
 from evergreen.monitoring.staleness import Verdict
@@ -15,9 +15,6 @@ from evergreen.monitoring.windows import Windows
 VERDICT, PAGE, DRIFT_PAGE, DRIFT_JSON = "verdict.json", "report.html", "drift.html", "drift.json"
 HISTORY, HISTORY_PLOT = "history.jsonl", "history.png"
 
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-)
 _RULES = {
     "alone": "makes the verdict stale",
     "company": "stale with another one, else watch",
@@ -49,10 +46,14 @@ def write_report(verdict: Verdict, windows: Windows, folder: Path) -> Snapshot |
 def render_page(verdict: Verdict, plot: Path, has_drift_page: bool) -> str:
     """Write the page for people: one file, the plot in it, nothing loaded from elsewhere."""
     picture = base64.b64encode(plot.read_bytes()).decode()
-    return _TEMPLATES.get_template("report_template.html").render(
-        verdict=verdict,
-        color=STATUS_COLORS[verdict.status],
-        rules=_RULES,
-        picture=picture,
-        drift_page=DRIFT_PAGE if has_drift_page else None,
+    return (
+        make_environment(Path(__file__).parent)
+        .get_template("report_template.html")
+        .render(
+            verdict=verdict,
+            color=STATUS_COLORS[verdict.status],
+            rules=_RULES,
+            picture=picture,
+            drift_page=DRIFT_PAGE if has_drift_page else None,
+        )
     )

@@ -63,16 +63,21 @@ def fetch_champion(revision: str, folder: Path, num_threads: int | None = None) 
 
 def read_video_metrics(revision: str) -> VideoMetrics | None:
     """Read the detector's metrics as a revision has them."""
-    shown = _run("git", "show", f"{revision}:{VIDEO_METRICS}")
+    content = show_file(revision, VIDEO_METRICS)
     try:
-        return None if shown.returncode else VideoMetrics.model_validate_json(shown.stdout)
+        return None if content is None else VideoMetrics.model_validate_json(content)
     except ValidationError:
         return None
 
 
+def show_file(revision: str, path: str) -> str | None:
+    """Read a file as a revision has it; None where it has none, or there is no such revision."""
+    shown = _run("git", "show", f"{revision}:{path}")
+    return None if shown.returncode else shown.stdout
+
+
 def _has_bundle(revision: str) -> bool:
-    lock = _run("git", "show", f"{revision}:dvc.lock")
-    return not lock.returncode and f"path: {BUNDLE}\n" in lock.stdout
+    return f"path: {BUNDLE}\n" in (show_file(revision, "dvc.lock") or "")
 
 
 def _run(*command: str) -> "subprocess.CompletedProcess[str]":

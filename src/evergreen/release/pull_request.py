@@ -1,7 +1,6 @@
 """What a reviewer reads in a retraining pull request: the verdict first, the evidence below, in a minute."""
 
 import json
-import subprocess
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +11,7 @@ from evergreen.markdown import make_environment
 from evergreen.metrics import Metrics
 from evergreen.monitoring.staleness import Verdict
 from evergreen.params import Params
+from evergreen.release.champion import show_file
 from evergreen.release.gate import GateResult, SliceDifference
 from evergreen.text.bundle import Bundle, Manifest
 from evergreen.text.evaluation_metrics import TextMetrics
@@ -117,10 +117,9 @@ def compare_data(before: dict[str, int], now: DataMetrics) -> list[DataChange]:
 
 
 def _read_splits(revision: str) -> dict[str, int]:
-    command = ["git", "show", f"{revision}:metrics/data.json"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    content = show_file(revision, "metrics/data.json") or ""
     try:
-        return {str(split): int(count) for split, count in json.loads(shown.stdout)["splits"].items()}
+        return {str(split): int(count) for split, count in json.loads(content)["splits"].items()}
     except (ValueError, KeyError, AttributeError, TypeError):  # the revision has none, or another form
         return {}
 
