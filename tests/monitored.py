@@ -34,13 +34,20 @@ def load_classifier(folder: Path) -> Classifier:
     return Classifier.load(folder)
 
 
-def write_test_set(path: Path, classifier: Classifier) -> None:
-    """Write old texts as the champion's test set; it has never been wrong."""
-    labels = [prediction.label for prediction in classifier.predict(OLD)]
-    rows = {"id": map(str, range(300)), "text": OLD, "label": labels, "topic": "airline"}
-    times = pd.date_range("2026-01-01", periods=300, freq="h", tz="UTC")
-    path.parent.mkdir(parents=True)
-    pd.DataFrame(rows | {"observed_at": times}).to_parquet(path)
+def write_test_set(
+    path: Path, classifier: Classifier, texts: Sequence[str] = OLD, labels: Sequence[str] | None = None
+) -> None:
+    """Write texts as the champion's test set; without labels it has never been wrong about them."""
+    predicted = [prediction.label for prediction in classifier.predict(texts)]
+    rows = {
+        "id": [str(i) for i in range(len(texts))],
+        "text": texts,
+        "label": labels or predicted,
+        "observed_at": pd.date_range("2026-01-01", periods=len(texts), freq="h", tz="UTC"),
+        "topic": "airline",
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_parquet(path)
 
 
 def make_labels(

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monitored import LABELS, UNTIL, WEEK, make_classifier, make_params, make_rows
+from monitored import LABELS, UNTIL, WEEK, make_classifier, make_params, make_rows, write_test_set
 
 from evergreen.monitoring.log import Feedback, LabeledPrediction
 from evergreen.monitoring.windows import MonitorError, Reference, Windows, read_windows
@@ -30,18 +30,6 @@ def reference(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) 
     path = tmp_path_factory.mktemp("data") / "test.parquet"
     write_test_set(path, classifier, TEXTS[:100])
     return Reference(path, classifier, 1000)
-
-
-def write_test_set(path: Path, classifier: Classifier, texts: list[str], labels: list[str] | None = None) -> None:
-    predicted = [prediction.label for prediction in classifier.predict(texts)]
-    rows = {
-        "id": [str(i) for i in range(len(texts))],
-        "text": texts,
-        "label": labels or predicted,
-        "observed_at": pd.date_range("2026-01-01", periods=len(texts), freq="h", tz="UTC"),
-        "topic": "airline",
-    }
-    pd.DataFrame(rows).to_parquet(path)
 
 
 def read(rows: Iterable[LabeledPrediction], reference: Reference, classifier: Classifier, **changes: int) -> Windows:

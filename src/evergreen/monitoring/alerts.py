@@ -274,9 +274,7 @@ class Alerts:
         pending = self.folder / "pending"
         pending.mkdir(exist_ok=True)
         for key, message in messages.items():
-            values = {"channel": key, "message": message.model_dump(), "plot": None}
-            kept = PendingMessage.model_validate(values)
-            kept.plot = plot
+            kept = PendingMessage.model_construct(channel=key, message=message, plot=plot)  # validated, it would decode
             files.write_whole(pending / f"{state.sequence + 1:08d}-{key}.json", kept.model_dump_json().encode())
             state.told[key] = state.incident or ""
         state.sequence += 1

@@ -162,7 +162,6 @@ class Reference:
         actual = np.array([codes[label] for label in rows["label"]], np.intp)
         ones = np.ones(len(rows))
         self.labels = LabeledSample(since, until, y_proba.argmax(1), actual, ones, texts, len(rows))
-        self.topics = rows["topic"].tolist() if "topic" in rows else None
 
 
 def _read_reference(path: Path, labels: list[str], max_samples: int) -> pd.DataFrame:
