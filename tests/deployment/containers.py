@@ -103,9 +103,30 @@ def build(tag: str, source: Path, **environment: str) -> None:
 
 
 def build_anew(tag: str, source: Path, **environment: str) -> None:
-    """Build without layers of earlier builds, which have the times of another commit."""
-    flags = f"{find_engine()[1].get('BUILD_FLAGS', '')} --no-cache"
-    build(tag, source, BUILD_FLAGS=flags, **environment)
+    """Build without layers of earlier builds, which have the times of another commit, and leave none behind."""
+    engine, flags = find_engine()
+    alone = "--no-cache" if engine == "docker" else "--no-cache --layers=false"
+    build(tag, source, BUILD_FLAGS=f"{flags.get('BUILD_FLAGS', '')} {alone}", **environment)
+
+
+@contextmanager
+def build_for_tests(tag: str, source: Path, **environment: str) -> Iterator[str]:
+    """An image for the length of a block; with EVERGREEN_KEEP_TEST_IMAGE the last run's, for who works on its tests."""
+    if os.environ.get("EVERGREEN_KEEP_TEST_IMAGE"):
+        if not _works(find_engine()[0], "image", "inspect", tag):
+            build_anew(tag, source, **environment)
+        yield tag
+        return
+    try:
+        build_anew(tag, source, **environment)
+        yield tag
+    finally:
+        remove_image(tag)
+
+
+def remove_image(tag: str) -> None:
+    """Remove an image, if it is there: each has nearly a gigabyte."""
+    subprocess.run([find_engine()[0], "rmi", "--force", tag], check=False, capture_output=True)
 
 
 def inspect_image(tag: str) -> Any:

@@ -1,7 +1,6 @@
 """The image: built, run, asked, stopped and started again. Skipped loudly where no container can be run."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -19,17 +18,18 @@ from containers import (
     REPOSITORY,
     RunningContainer,
     build_anew,
+    build_for_tests,
     call,
     copy_repository,
     find_engine,
     inspect_image,
+    remove_image,
     run_container,
 )
 from tiny_text_bundle import write_bundle
 
 pytestmark = pytest.mark.slow
 
-TAG = "localhost/evergreen-test:latest"
 PORT = 18400
 
 
@@ -43,10 +43,9 @@ def source(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def image(source: Path) -> str:
-    if not os.environ.get("EVERGREEN_KEEP_TEST_IMAGE"):  # else the one of the last run, for who works on these tests
-        build_anew(TAG, source, SOURCE="https://example.org/evergreen")
-    return TAG
+def image(source: Path) -> Iterator[str]:
+    with build_for_tests("localhost/evergreen-test:latest", source, SOURCE="https://example.org/evergreen") as tag:
+        yield tag
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +78,12 @@ def test_second_build_gives_the_same_layers(image: str, source: Path) -> None:
     engine, _ = find_engine()
     if engine == "docker":
         pytest.skip("docker keeps the times of files; docs/deployment.md has the builder that does not")
-    build_anew(f"{TAG}-again", source)
-    first, second = (inspect_image(tag)["RootFS"]["Layers"] for tag in (image, f"{TAG}-again"))
+    again = f"{image}-again"
+    try:
+        build_anew(again, source)
+        first, second = (inspect_image(tag)["RootFS"]["Layers"] for tag in (image, again))
+    finally:
+        remove_image(again)
     assert first == second
 
 
@@ -102,9 +105,9 @@ def test_process_has_no_rights(server: RunningContainer) -> None:
 
 
 def test_health_check_passes(server: RunningContainer) -> None:
-    server.execute(*get_health_check(TAG))
+    server.execute(*get_health_check(server.image))
     with pytest.raises(AssertionError, match="refused"):
-        server.execute("env", "EVERGREEN_PORT=9", *get_health_check(TAG))
+        server.execute("env", "EVERGREEN_PORT=9", *get_health_check(server.image))
 
 
 def test_live_answers_and_feedback(server: RunningContainer) -> None:

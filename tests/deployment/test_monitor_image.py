@@ -18,7 +18,7 @@ import yaml
 from containers import (
     REPOSITORY,
     RunningContainer,
-    build_anew,
+    build_for_tests,
     call,
     copy_repository,
     find_engine,
@@ -34,7 +34,6 @@ from evergreen.text.runtime import Classifier
 
 pytestmark = pytest.mark.slow
 
-TAG = "localhost/evergreen-monitor-test:latest"
 PORT = 18420
 NOW = ["--now", (UNTIL + timedelta(hours=5)).isoformat()]
 
@@ -48,10 +47,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def image(source: Path) -> str:
-    if not os.environ.get("EVERGREEN_KEEP_TEST_IMAGE"):  # as in test_image.py
-        build_anew(TAG, source, TARGET="monitor")
-    return TAG
+def image(source: Path) -> Iterator[str]:
+    with build_for_tests("localhost/evergreen-monitor-test:latest", source, TARGET="monitor") as tag:
+        yield tag
 
 
 class Look:
@@ -146,15 +144,6 @@ def test_image_says_what_it_is(image: str, source: Path) -> None:
     assert config["Entrypoint"] == ["tini", "--", "evergreen"]
     assert config["Cmd"] == ["monitor", "--alert"]
     assert "DO_NOT_TRACK=1" in config["Env"]
-
-
-def test_second_build_gives_the_same_layers(image: str, source: Path) -> None:
-    engine, _ = find_engine()
-    if engine == "docker":
-        pytest.skip("docker keeps the times of files; docs/deployment.md has the builder that does not")
-    build_anew(f"{TAG}-again", source, TARGET="monitor")
-    first, second = (inspect_image(tag)["RootFS"]["Layers"] for tag in (image, f"{TAG}-again"))
-    assert first == second
 
 
 def test_stale_model_is_told_and_is_no_failure(stale: Look) -> None:
