@@ -62,17 +62,23 @@ async function showVideo(job, result) {
   const load = async (name) => URL.createObjectURL(await (await request(find(name))).blob());
   const [image, video] = await Promise.all([load("timeline.png"), load("overlay.mp4")]);
   const player = element("video", { src: video, controls: true, muted: true, ariaLabel: `Heat map of ${job.file}` });
+  const plot = element("img", { src: image, alt: `Score over time, highest ${score.toFixed(2)}, threshold ${threshold.toFixed(2)}` });
+  // Shown once their sizes are known, so that nothing moves under a pointer; a browser that saves data may not tell.
+  const sized = new Promise((resolve) => {
+    ["loadedmetadata", "error"].forEach((kind) => player.addEventListener(kind, resolve));
+    setTimeout(resolve, 2000);
+  });
+  await Promise.all([plot.decode().catch(() => {}), sized]);
   const jumps = ranges.map((range) => {
     const text = `${range.start_seconds.toFixed(1)} to ${range.end_seconds.toFixed(1)} s, score ${range.score.toFixed(2)}`;
     return button(text, () => (player.currentTime = range.start_seconds));
   });
-  const alt = `Score over time, highest ${score.toFixed(2)}, threshold ${threshold.toFixed(2)}`;
   const verdict = element("p", { className: answer ? "verdict anomaly" : "verdict", role: "status" });
   result.replaceChildren(
     verdict,
     element("p", {}, `Score ${score.toFixed(2)}, ${answer ? "at or above" : "below"} the threshold of ${threshold.toFixed(2)}.`),
     ...(jumps.length ? [element("p", {}, "Where (press to jump there):"), element("div", { className: "buttons" }, ...jumps)] : []),
-    element("figure", {}, element("img", { src: image, alt }), element("figcaption", {}, "Score of each frame")),
+    element("figure", {}, plot, element("figcaption", {}, "Score of each frame")),
     element("figure", {}, player, element("figcaption", {}, "Heat map: the brighter, the less the model expected it")),
     button("Download result.json", () => attempt(section("video"), () => download(find("result.json")))),
   );
