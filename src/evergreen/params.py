@@ -106,6 +106,8 @@ class DataParams(_Section):
     """What `preprocess` reads."""
 
     corpora: Annotated[list[Name], Field(min_length=1)]
+    feedback: Name | None = None
+    """Parquet file of labeled texts from production; where there is none yet, it is left out."""
     encoding: Annotated[str, AfterValidator(_check_encoding)] = "utf-8"
     columns: Columns = Columns()
     labels: Annotated[list[Name], Field(min_length=2)]
@@ -359,6 +361,15 @@ class GateParams(_Section):
     max_video_loss: Fraction
 
 
+class RetrainingParams(_Section):
+    """How a new model is proposed."""
+
+    feedback_sources: list[Name] = []
+    """Whose labels are collected; empty: everybody's."""
+    cooldown_days: NonNegativeFloat
+    """After somebody closed a proposal."""
+
+
 class Params(_Section):
     """All of `params.yaml`."""
 
@@ -374,6 +385,7 @@ class Params(_Section):
     cnn_lstm: CnnLstmParams
     monitor: MonitorParams
     gate: GateParams
+    retraining: RetrainingParams
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Self, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, func, literal, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from evergreen.monitoring.log_database import (
@@ -123,6 +123,7 @@ def encode_line(value: Any) -> bytes:
 
 _PREDICTION_COLUMNS = [predictions_table.c[field.name] for field in fields(LoggedPrediction)]
 _FEEDBACK_COLUMNS = [feedback_table.c[field.name] for field in fields(Feedback)]
+_FEEDBACK_ORDER = (feedback_table.c.received_at, feedback_table.c.prediction_id, feedback_table.c.source)
 
 
 class PredictionLog:
@@ -374,6 +375,47 @@ class PredictionLog:
 
         page, labels = self._run(read)
         return page, {row.prediction_id: Feedback(**row._mapping) for row in labels}
+
+    def stream_feedback(
+        self, after: datetime, until: datetime, batch_rows: int = 1000
+    ) -> Iterator[tuple[LoggedPrediction, Feedback]]:
+        """Read feedback in the order of its arrival, each label with its prediction, in constant memory.
+
+        Feedback whose prediction is not there (yet) is left out.
+
+        Args:
+            after, until: bounds of `received_at`, the first excluded.
+            batch_rows: as for `stream`.
+
+        Raises:
+            LogUnavailable: when the log can't be read.
+        """
+        table = feedback_table
+        position: ColumnElement[bool] = table.c.received_at > after
+        while True:
+            labels, predictions = self._read_feedback_page([position, table.c.received_at <= until], batch_rows)
+            for label in labels:
+                if prediction := predictions.get(label.prediction_id):
+                    yield prediction, label
+            if len(labels) < batch_rows:
+                return
+            position = tuple_(*_FEEDBACK_ORDER) > tuple_(
+                *(literal(getattr(labels[-1], column.name), column.type) for column in _FEEDBACK_ORDER)
+            )
+
+    def _read_feedback_page(
+        self, conditions: Sequence[ColumnElement[bool]], batch_rows: int
+    ) -> tuple[list[Feedback], dict[str, LoggedPrediction]]:
+        query = select(*_FEEDBACK_COLUMNS).where(*conditions).order_by(*_FEEDBACK_ORDER).limit(batch_rows)
+
+        def read(connection: Connection) -> tuple[Sequence[Row[Any]], Sequence[Row[Any]]]:
+            page = connection.execute(query).all()
+            ids = [row.prediction_id for row in page]
+            predicted = select(*_PREDICTION_COLUMNS).where(predictions_table.c.id.in_(ids))
+            return page, connection.execute(predicted).all()
+
+        page, predicted = self._run(read)
+        return [Feedback(**row._mapping) for row in page], {row.id: _make_prediction(row) for row in predicted}
 
     def prune(self, older_than: datetime) -> int:
         """Delete the predictions observed before a time, with their feedback, a few at a time; return how many.

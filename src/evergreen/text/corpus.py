@@ -14,7 +14,7 @@ import pandera.pandas as pandera
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evergreen.params import DataParams
+from evergreen.params import Columns, DataParams
 from evergreen.text.cleaning import build_cleaner
 from evergreen.text.readers import Batch, CorpusError, read_batches
 from evergreen.text.splits import SPLITS, assign_split, hash_text
@@ -31,7 +31,12 @@ ARROW = pa.schema(
         ("topic", pa.string()),
     ]
 )
-PARTITION = ARROW.append(pa.field("text_hash", pa.uint64())).append(pa.field("order", pa.int64()))
+PARTITION = pa.schema(
+    [*ARROW, pa.field("text_hash", pa.uint64()), pa.field("order", pa.int64()), pa.field("in_training", pa.bool_())]
+)
+FEEDBACK = "feedback"
+FEEDBACK_COLUMNS = Columns(id="id", observed_at="observed_at")
+"""Of `data.feedback`, which `evergreen retrain collect` writes."""
 
 
 def build_schema(data: DataParams) -> pandera.DataFrameSchema:
@@ -73,6 +78,7 @@ def prepare(data: DataParams, folder: Path) -> CorpusStats:
     """Clean, check and split the corpora into `folder`.
 
     Writes `train`, `validation`, `test` and `stream` (topics not trained on) as Parquet, and `quarantine.csv`.
+    Feedback is trained on whatever its topic, and its label comes before the corpora's.
     Rows are partitioned by the hash of their text, so that duplicates meet in one partition and memory holds one
     partition at a time.
 
@@ -108,26 +114,43 @@ def _partition(data: DataParams, folder: Path, partitions: Path, stats: CorpusSt
         quarantine = stack.enter_context((folder / "quarantine.csv").open("w", encoding="utf-8", newline=""))
         _write_rejected(pd.DataFrame(), quarantine, header=True)
         writers = _open_writers(stack, partitions, map(str, range(data.num_partitions)), PARTITION)
-        for number, batch in _read_corpora(data):
+        for corpus, batch in _read_all(data):
             valid, invalid = preprocessor.process(batch)
             stats.rows += len(batch.rows) + len(batch.unreadable)
             stats.quarantined.update(invalid["reason"])
-            _write_rejected(invalid.assign(corpus=number), quarantine)
+            _write_rejected(invalid.assign(corpus=corpus), quarantine)
             empty = valid["text"].str.len() < data.min_characters
             stats.near_empty += int(empty.sum())
             valid = valid[~empty]
+            in_training = valid["topic"].isin(data.train_topics) | (corpus == FEEDBACK)
             # Reading order across corpora decides which of two duplicates stays.
-            valid = valid.assign(order=range(read, read + len(valid)))
+            valid = valid.assign(order=range(read, read + len(valid)), in_training=in_training)
             read += len(batch.rows)
             partition = valid["text_hash"].map(lambda h: h * data.num_partitions >> 64)
             for n, part in valid.astype({"text_hash": "uint64"}).groupby(partition):
                 writers[str(n)].write_table(pa.Table.from_pandas(part, PARTITION, preserve_index=False))
 
 
-def _read_corpora(data: DataParams) -> Iterator[tuple[int, Batch]]:
+def _read_all(data: DataParams) -> Iterator[tuple[str, Batch]]:
+    """Read the feedback, then the corpora: of two equal texts the feedback's stays."""
+    for batch in _read_feedback(data):
+        yield FEEDBACK, batch
     for number, uri in enumerate(data.corpora):
-        for batch in read_batches(uri, data.columns, data.encoding, data.batch_rows):
-            yield number, batch
+        for batch in _read_corpus(data, uri):
+            yield str(number), batch
+
+
+def _read_corpus(data: DataParams, uri: str) -> Iterator[Batch]:
+    return read_batches(uri, data.columns, data.encoding, data.batch_rows)
+
+
+def _read_feedback(data: DataParams) -> Iterator[Batch]:
+    if data.feedback is None:
+        return
+    if Path(data.feedback).exists():
+        yield from read_batches(data.feedback, FEEDBACK_COLUMNS, "utf-8", data.batch_rows)
+    elif Path(f"{data.feedback}.dvc").exists():
+        raise CorpusError(f"{data.feedback}: not fetched. Run: dvc pull {data.feedback}")
 
 
 def _write_rejected(rows: pd.DataFrame, file: TextIO, header: bool = False) -> None:
@@ -153,9 +176,8 @@ def _deduplicate(data: DataParams, folder: Path, partitions: Path, stats: Corpus
             stats.label_conflicts += int((labels > 1).sum())
             unique = rows.drop_duplicates("text_hash")
             stats.duplicates += len(rows) - len(unique)
-            in_training = unique["topic"].isin(data.train_topics)
             splits = [assign_split(int(h), data.validation_size, data.test_size) for h in unique["text_hash"]]
-            unique = unique.assign(split=pd.Series(splits, unique.index).where(in_training, "stream"))
+            unique = unique.assign(split=pd.Series(splits, unique.index).where(unique["in_training"], "stream"))
             stats.retained.update(unique[["split", "topic", "label"]].itertuples(index=False, name=None))
             for name, part in unique.groupby("split"):
                 writers[str(name)].write_table(pa.Table.from_pandas(part[COLUMNS], ARROW, preserve_index=False))
@@ -219,8 +241,9 @@ class Preprocessor:
         # Spreading a topic evenly over its days needs its size first: one light pass over the corpora.
         if self._totals is None:
             totals: Counter[str] = Counter()
-            for _, batch in _read_corpora(self._data):
-                totals.update(self._match_topics(batch.rows))
+            for uri in self._data.corpora:
+                for batch in _read_corpus(self._data, uri):
+                    totals.update(self._match_topics(batch.rows))
             self._totals = dict(totals)
         return self._totals
 
