@@ -24,6 +24,7 @@ from evergreen import (
     cli_log,
     cli_monitor,
     cli_report,
+    cli_retrain,
     cli_serve,
     cli_video,
     logs,
@@ -67,6 +68,7 @@ app.add_typer(runs_app, name="runs")
 app.add_typer(cli_video.app, name="video")
 app.add_typer(cli_log.app, name="log")
 app.add_typer(cli_report.app, name="report")
+app.add_typer(cli_retrain.app, name="retrain")
 app.add_typer(cli_alert.app, name="alert")
 app.add_typer(cli_serve.keys_app, name="keys")
 app.command(epilog="Example: EVERGREEN_PORT=8080 evergreen serve")(cli_serve.serve)

@@ -1,5 +1,7 @@
 """`evergreen alert`: tell people of a verdict, test the channels, close the incident."""
 
+import re
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +12,16 @@ from evergreen.settings import AlertSettings, Settings
 
 if TYPE_CHECKING:
     from evergreen.monitoring.alerts import Alerts
+    from evergreen.monitoring.incidents import Subject
+
+
+class Outcome(StrEnum):
+    """Of a job of GitHub Actions."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    CANCELLED = "cancelled"
+
 
 app = typer.Typer(
     help="Alerts about a stale model: a GitHub issue, and any Apprise URL.",
@@ -74,7 +86,30 @@ def close(
     result.raise_problems()
 
 
-def _load_alerts() -> "Alerts":
+@app.command(epilog="Example: evergreen alert run --workflow monitor --outcome failure")
+def run(
+    workflow: Annotated[str, typer.Option(help="Its name.", metavar="NAME")],
+    outcome: Annotated[Outcome, typer.Option(help="As GitHub Actions calls it: job.status.")],
+) -> None:
+    """Tell that a workflow's run failed, in an issue of its own, and that it works again."""
+    from evergreen.monitoring.alerts import NO_CHANNEL  # noqa: PLC0415 - as above
+    from evergreen.monitoring.incidents import Subject  # noqa: PLC0415
+
+    if not re.fullmatch(r"[\w.-]+", workflow):
+        raise typer.BadParameter("letters, digits, dots and dashes", param_hint="'--workflow'")
+    if outcome == Outcome.CANCELLED:
+        print("canceled: nothing to tell")
+        return
+    alerts = _load_alerts(Subject(f"workflow-{workflow}", "evergreen-failure", "A workflow of Evergreen failed"))
+    if not alerts.has_channels:
+        print(NO_CHANNEL)
+        return
+    result = alerts.report_run(workflow, outcome == Outcome.FAILURE)
+    print(f"issue: {result.issue or 'none'}; messages: {result.sent} sent, {result.kept} kept")
+    result.raise_problems()
+
+
+def _load_alerts(subject: "Subject | None" = None) -> "Alerts":
     from evergreen.monitoring.alerts import Alerts  # noqa: PLC0415 - as above
 
-    return Alerts(AlertSettings.load(), Settings.load().state_dir)
+    return Alerts(AlertSettings.load(), Settings.load().state_dir, subject=subject)

@@ -80,11 +80,16 @@ def connect(api_url: str, token: SecretStr, repository: str, policy: RetryPolicy
     return client.get_repo(repository, lazy=True)
 
 
-def retry(step: Callable[[], _Answer], policy: RetryPolicy, deadline: Deadline) -> _Answer:
+def retry(
+    step: Callable[[], _Answer], policy: RetryPolicy, deadline: Deadline, needs: str = "issues: write"
+) -> _Answer:
     """Do a step, and do it again after a failure that may pass: no connection, 5xx, a rate limit.
 
     Args:
         step: must be safe to repeat although its first try was done and only the answer was lost.
+        policy: how often, and how long.
+        deadline: when to give up.
+        needs: the permissions of the token, for the message.
 
     Raises:
         GitHubError: when it can't pass, or does not within the policy.
@@ -95,7 +100,7 @@ def retry(step: Callable[[], _Answer], policy: RetryPolicy, deadline: Deadline) 
         except (GithubException, requests.RequestException, ValueError) as error:
             wait = _choose_wait(error, attempt, policy)
             if wait is None or attempt == policy.tries or wait > deadline.left:
-                raise GitHubError(explain(error)) from error
+                raise GitHubError(explain(error, needs)) from error
         time.sleep(wait)
     raise AssertionError("a policy has at least one try")
 
@@ -144,7 +149,7 @@ def _get_message(error: GithubException) -> str:
     return str(data.get("message", "")) if isinstance(data, dict) else str(data or "")
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception, needs: str) -> str:
     """Name the reason and the remedy of a failed request."""
     if not isinstance(error, GithubException):
         return f"no usable answer ({type(error).__name__}). Check GITHUB_API_URL, the network and the proxy"
@@ -153,8 +158,8 @@ def explain(error: Exception) -> str:
         return f"{reason}: the rate limit is used up. Wait for its reset"
     remedies = {
         401: "the token is expired or revoked. Renew GITHUB_TOKEN",
-        403: "the token may not do this. Give it `issues: write`",
-        404: "no such repository for this token. Check GITHUB_REPOSITORY and GITHUB_API_URL; give it `issues: write`",
+        403: f"the token may not do this. Give it `{needs}`",
+        404: f"no such repository for this token. Check GITHUB_REPOSITORY and GITHUB_API_URL; give it `{needs}`",
         410: "issues are disabled. Enable them in the repository's settings",
         422: "GitHub refuses the values. Report this as a bug of Evergreen",
     }

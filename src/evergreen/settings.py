@@ -130,29 +130,21 @@ class ServingSettings(_Environment):
     """Web pages that may call from a browser, separated by commas; empty: none."""
 
 
-class AlertSettings(_Environment):
-    """Whom `evergreen alert` tells. GitHub Actions sets the GITHUB_ variables, except for the token."""
+class GitHubSettings(_Environment):
+    """The repository at GitHub. Actions sets these variables, except for the token."""
 
     github_token: SecretStr = Field(SecretStr(""), alias="GITHUB_TOKEN")
-    """Needs `issues: write`; empty: no issue."""
     github_repository: str = Field("", alias="GITHUB_REPOSITORY", pattern=r"^([\w.-]+/[\w.-]+)?$")
     github_api_url: str = Field("https://api.github.com", alias="GITHUB_API_URL", pattern=r"^https?://[^\s/@]+(/\S*)?$")
     """https://HOST/api/v3 on an enterprise host."""
     github_server_url: str = Field("", alias="GITHUB_SERVER_URL", pattern=r"^(https?://[^\s/@]+/?)?$")
     """Where people read; by default the API's host without its prefix."""
     github_run_id: str = Field("", alias="GITHUB_RUN_ID", pattern=r"^\d*$")
-    alert_urls: SecretStr = Field(SecretStr(""), alias="EVERGREEN_ALERT_URLS")
-    """Apprise URLs, separated by spaces or newlines: mail, Slack, Teams, PagerDuty, …; they hold passwords."""
 
     @property
     def has_github(self) -> bool:
-        """Whether there is a repository to open issues in, and a token to do it with."""
+        """Whether there is a repository, and a token to work in it with."""
         return bool(self.github_token.get_secret_value() and self.github_repository)
-
-    @property
-    def urls(self) -> list[str]:
-        """The Apprise URLs."""
-        return self.alert_urls.get_secret_value().split()
 
     @property
     def repository_url(self) -> str:
@@ -164,3 +156,37 @@ class AlertSettings(_Environment):
             api = self.github_api_url.rstrip("/")
             server = "https://github.com" if api == "https://api.github.com" else api.removesuffix("/api/v3")
         return f"{server}/{self.github_repository}"
+
+    @property
+    def run_url(self) -> str:
+        """The page of the workflow run that this is part of; empty outside one."""
+        repository = self.repository_url
+        return f"{repository}/actions/runs/{self.github_run_id}" if repository and self.github_run_id else ""
+
+
+class AlertSettings(GitHubSettings):
+    """Whom `evergreen alert` tells; the token needs `issues: write`, and without one there is no issue."""
+
+    alert_urls: SecretStr = Field(SecretStr(""), alias="EVERGREEN_ALERT_URLS")
+    """Apprise URLs, separated by spaces or newlines: mail, Slack, Teams, PagerDuty, …; they hold passwords."""
+
+    @property
+    def urls(self) -> list[str]:
+        """The Apprise URLs."""
+        return self.alert_urls.get_secret_value().split()
+
+
+class RetrainingSettings(GitHubSettings):
+    """How `evergreen retrain` proposes; the token needs `contents`, `pull_requests` and `issues: write`."""
+
+    pull_requests: Literal["auto", "cml", "rest"] = Field("auto", alias="EVERGREEN_PULL_REQUESTS")
+    """Who opens pull requests and writes comments: CML, or the REST API itself; auto: CML where it is on PATH."""
+    checkpoints_url: str = Field("", alias="EVERGREEN_CHECKPOINTS_URL")
+    """Where checkpoints are kept for a runner that may be taken away: s3://BUCKET/FOLDER, or a folder."""
+
+
+class ActionsSettings(_Environment):
+    """Files that GitHub Actions gives a step."""
+
+    github_output: Path | None = Field(None, alias="GITHUB_OUTPUT")
+    github_step_summary: Path | None = Field(None, alias="GITHUB_STEP_SUMMARY")

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from evergreen import cli
 from evergreen.monitoring.staleness import Reason, judge
 from evergreen.release.comparison import Difference
+from evergreen.release.feedback import FeedbackSummary
 from evergreen.release.gate import ChangedAnswer, Check, GateResult, SliceDifference
 from evergreen.release.pull_request import MAX_CHARACTERS, DataChange, render_pull_request
 from evergreen.text.bundle import Bundle
@@ -51,9 +52,17 @@ def make_gate(passed: bool = True, text: str = "a text", **fields: Any) -> GateR
 
 def render(gate: GateResult, bundle: Path, verdict: Any = None) -> str:
     metrics = TextMetrics.load(ROOT / "metrics/text.json")
+    feedback = FeedbackSummary(n_samples=40, n_new=30, sources={gate.checks[-1].message: 40}, skipped={"of a video": 2})
     data = [DataChange(split="train", before=100, now=150), DataChange(split="test", before=None, now=20)]
     return render_pull_request(
-        gate, verdict, Bundle.load(bundle).manifest, metrics, data, ["package:a/b.csv"], {"Plot": "reports/text/a.png"}
+        gate,
+        verdict,
+        Bundle.load(bundle).manifest,
+        metrics,
+        data,
+        ["package:a/b.csv"],
+        feedback,
+        {"Plot": "reports/text/a.png"},
     )
 
 

@@ -46,8 +46,7 @@ class Links:
     @classmethod
     def of(cls, settings: AlertSettings) -> "Links":
         """Derive them from what GitHub Actions sets."""
-        repository = settings.repository_url
-        run = f"{repository}/actions/runs/{settings.github_run_id}" if repository and settings.github_run_id else ""
+        repository, run = settings.repository_url, settings.run_url
         guide = f"{repository}/blob/HEAD/docs/operations.md#when-the-alert-comes" if repository else ""
         return cls(run=run, report=f"{run}#artifacts" if run else "", guide=guide)
 
@@ -119,6 +118,34 @@ def render_closing(because: str, links: Links, issue: str = "") -> AlertText:
         html=_render("alert_closed_template.html", **values),
         text=f"{reason}\n" + (f"Issue: {issue}\n" if issue else ""),
     )
+
+
+def render_note(text: str, links: Links, issue: str = "") -> AlertText:
+    """Write a message that adds to an open incident.
+
+    Args:
+        text: lines, the first of which becomes the title.
+        links: to the run.
+        issue: its address.
+    """
+    lines = [line for line in text.splitlines() if line.strip()]
+    title = f"Evergreen: {clean_line(lines[0], 200)}"
+    values = {"title": title, "lines": lines, "issue": issue, "links": links}
+    return AlertText(
+        event="changed",
+        title=title,
+        html=_render("alert_note_template.html", **values),
+        text="\n".join([*lines, *(f"{name}: {url}" for name, url in (("Issue", issue), ("Run", links.run)) if url)]),
+    )
+
+
+def render_run(workflow: str, has_failed: bool, links: Links) -> AlertText:
+    """Write a message about a workflow that failed, or works again."""
+    if not has_failed:
+        return render_note(f"The workflow {workflow} works again.", links)
+    first = f"The workflow {workflow} failed"
+    step = "Read the run's log: the failed step names the remedy. Nothing was changed that it did not report."
+    return render_note(f"{first}\n{step}", links)
 
 
 def render_closing_comment(because: str) -> str:

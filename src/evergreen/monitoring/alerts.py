@@ -29,9 +29,11 @@ from evergreen.monitoring.alert_text import (
     render_closing,
     render_closing_comment,
     render_comment,
+    render_note,
+    render_run,
     render_title,
 )
-from evergreen.monitoring.incidents import Incident, OpenIssue
+from evergreen.monitoring.incidents import Incident, OpenIssue, Subject
 from evergreen.monitoring.staleness import Verdict
 from evergreen.settings import AlertSettings
 
@@ -90,22 +92,29 @@ class AlertResult:
 
 
 class Alerts:
-    """Tells people about the text model's incident.
+    """Tells people about an incident.
 
     Args:
         settings: the channels.
         state_dir: where what could not be told yet is kept.
         policy: how long to keep trying.
+        subject: what the incident is about; by default the text model.
     """
 
-    def __init__(self, settings: AlertSettings, state_dir: Path, policy: RetryPolicy | None = None) -> None:
-        self.folder = state_dir / "alerts"
+    def __init__(
+        self,
+        settings: AlertSettings,
+        state_dir: Path,
+        policy: RetryPolicy | None = None,
+        subject: Subject | None = None,
+    ) -> None:
+        self.folder = state_dir / "alerts" / (subject.name if subject else "")
         self.settings = settings
         self.policy = policy or RetryPolicy()
         self.deadline = Deadline.start(self.policy)
         self.links = Links.of(settings)
         self.channels, self.problems = load_channels(settings.urls, self.policy)
-        self.incident = Incident(settings, self.policy, self.deadline) if settings.has_github else None
+        self.incident = Incident(settings, self.policy, self.deadline, subject) if settings.has_github else None
 
     @property
     def has_channels(self) -> bool:
@@ -161,6 +170,64 @@ class Alerts:
             result.issue = self._write_issue(state, None, result) if is_reachable else ""
             closing = render_closing(because, self.links, result.issue)
             self._queue(state, {channel.key: closing for channel in self.channels if state.told[channel.key]}, None)
+            self._deliver(result)
+        return result
+
+    def add_evidence(self, text: str) -> AlertResult:
+        """Add to the open incident what was tried about it, as a comment and a message; where none is open, nothing.
+
+        Args:
+            text: Markdown, with user text escaped; its first line is the message's title.
+        """
+        with self._hold_state() as (state, result):
+            is_reachable, issue = self._find_issue(result)
+            before = self._choose_digest(state, is_reachable, issue)
+            self._fill_told(state, before)
+            result.was_open = before is not None
+            if before is None:
+                return result
+            if self.incident and is_reachable:
+                try:
+                    commented = self.incident.comment(text)
+                except GitHubError as error:
+                    result.problems.append(self._name_github(error))
+                else:
+                    result.issue = commented.url if commented else ""
+            state.incident = before
+            note = render_note(text, self.links, result.issue)
+            self._queue(state, {channel.key: note for channel in self.channels}, None)
+            self._deliver(result)
+        return result
+
+    def report_run(self, workflow: str, has_failed: bool) -> AlertResult:
+        """Tell that a workflow's run failed, or that it works again; for alerts whose subject is that workflow.
+
+        Args:
+            workflow: its name.
+            has_failed: whether this run did; each failure is a comment, the first one a message as well.
+        """
+        with self._hold_state() as (state, result):
+            _, issue = self._find_issue(result)
+            before = (issue.digest if issue else None) or state.incident
+            self._fill_told(state, before)
+            result.was_open = before is not None
+            if not has_failed and before is None:
+                return result
+            note = render_run(workflow, has_failed, self.links)
+            state.incident = "failed" if has_failed else None
+            if self.incident:
+                try:
+                    if has_failed:
+                        run = self.settings.github_run_id or "0"
+                        opened = self.incident.report(run, note.title, note.text, note.text, may_open=True)
+                    else:
+                        opened = self.incident.close(note.text)
+                    result.issue = opened.url if opened else ""
+                except GitHubError as error:
+                    result.problems.append(self._name_github(error))
+            is_told = {channel.key: bool(state.told[channel.key]) for channel in self.channels}
+            self._queue(state, {key: note for key, told in is_told.items() if told != has_failed}, None)
+            self._save(state)
             self._deliver(result)
         return result
 

@@ -12,7 +12,9 @@ from evergreen.metrics import Metrics
 from evergreen.monitoring.staleness import Verdict
 from evergreen.params import Params
 from evergreen.release.champion import show_file
+from evergreen.release.feedback import FeedbackSummary, load_summary
 from evergreen.release.gate import GateResult, SliceDifference
+from evergreen.release.proposal_branch import BRANCH, EVIDENCE
 from evergreen.text.bundle import Bundle, Manifest
 from evergreen.text.evaluation_metrics import TextMetrics
 from evergreen.text.metrics import DataMetrics
@@ -21,7 +23,7 @@ MAX_CHARACTERS = 60_000
 """GitHub takes 65,536 of a comment."""
 _N_SLICES = 6
 _PLOTS = {
-    "Staleness over time": "reports/monitoring/history.png",
+    "Staleness over time": f"{EVIDENCE}/history.png",
     "Against the baselines": "reports/text/comparison.png",
     "Calibration": "reports/text/calibration.png",
     "Confusion matrix": "reports/text/confusion_matrix.png",
@@ -50,6 +52,7 @@ def render_pull_request(
     metrics: TextMetrics,
     data: list[DataChange],
     corpora: list[str],
+    feedback: FeedbackSummary,
     plots: dict[str, str],
 ) -> str:
     """Write the report as Markdown.
@@ -61,7 +64,8 @@ def render_pull_request(
         metrics: of the new bundle.
         data: texts of each split, before and now.
         corpora: where the texts come from.
-        plots: name and path of each picture.
+        feedback: labels of production among them.
+        plots: name and address of each picture.
     """
     newest = next((check.difference for check in gate.checks if check.difference is not None), None)
     template = make_environment(Path(__file__).parent).get_template("pull_request_template.md")
@@ -76,7 +80,9 @@ def render_pull_request(
         metrics=metrics,
         data=data,
         corpora=corpora,
+        feedback=feedback,
         plots=plots,
+        branch=BRANCH,
     )
     return _cut(report.strip()) + "\n"
 
@@ -86,13 +92,14 @@ def is_moved(each: SliceDifference) -> bool:
     return each.low > 0 or each.high < 0
 
 
-def collect_report(gate: Path, verdict: Path, revision: str) -> str:
+def collect_report(gate: Path, verdict: Path, revision: str, files_url: str | None = "") -> str:
     """Read what the pipeline, the monitor and the gate left in the current folder, and write the report.
 
     Args:
         gate: what `evergreen gate` wrote.
         verdict: what `evergreen monitor` wrote; may be missing.
         revision: of the champion.
+        files_url: where the commit's files can be seen, for the pictures; empty: here; None: nowhere.
 
     Raises:
         ReportError: naming the file that is missing or damaged, and the command that makes it.
@@ -107,8 +114,14 @@ def collect_report(gate: Path, verdict: Path, revision: str) -> str:
         _read(TextMetrics, Path("metrics/text.json"), "dvc repro"),
         compare_data(_read_splits(revision), data),
         params.data.corpora,
-        {name: path for name, path in _PLOTS.items() if Path(path).is_file()},
+        load_summary(Path(params.data.feedback)) if params.data.feedback else FeedbackSummary(),
+        {} if files_url is None else _link_plots(files_url),
     )
+
+
+def _link_plots(files_url: str) -> dict[str, str]:
+    files = {name: path for name, path in _PLOTS.items() if Path(path).is_file()}
+    return {name: f"{files_url}/{path}?raw=true" for name, path in files.items()} if files_url else files
 
 
 def compare_data(before: dict[str, int], now: DataMetrics) -> list[DataChange]:

@@ -1,0 +1,160 @@
+"""`evergreen retrain`: from a stale verdict to a pull request; each command is a step of retrain.yml."""
+
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evergreen.actions import add_summary, set_output
+from evergreen.errors import EvergreenError
+from evergreen.settings import AlertSettings, RetrainingSettings, Settings
+
+if TYPE_CHECKING:
+    from evergreen.params import Params
+
+VERDICT = Path("reports/monitoring/verdict.json")
+_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+_Base = Annotated[str, typer.Option(help="Branch that is proposed to.")]
+_Verdict = Annotated[Path, typer.Option(help="What evergreen monitor wrote.")]
+
+app = typer.Typer(
+    help="Retrain, and propose the result.", epilog="Example: evergreen retrain propose", no_args_is_help=True
+)
+
+
+@app.command(epilog="Example: evergreen retrain start")
+def start(
+    verdict: _Verdict = VERDICT,
+    workflow: Annotated[str, typer.Option(help="File of the workflow.")] = "retrain.yml",
+    base: _Base = "main",
+) -> None:
+    """Start the retraining workflow at GitHub where the verdict says retrain; else say why not."""
+    from evergreen.monitoring.alerts import load_verdict  # noqa: PLC0415 - imports for this command only
+    from evergreen.release.pull_requests import PullRequests  # noqa: PLC0415
+
+    seen = load_verdict(verdict)
+    if seen.action != "retrain":
+        print(f"not started: the verdict is {seen.status}, {seen.action.replace('_', ' ')}")
+        return
+    PullRequests(RetrainingSettings.load()).start_workflow(workflow, base)
+    print(f"started {workflow} on {base}")
+
+
+@app.command(epilog="Example: evergreen retrain check --anyway")
+def check(
+    anyway: Annotated[bool, typer.Option("--anyway", help="Although somebody closed a proposal lately.")] = False,
+    base: _Base = "main",
+) -> None:
+    """Decide whether to retrain now: not for some days after somebody closed a proposal."""
+    from evergreen.params import Params  # noqa: PLC0415 - as above
+    from evergreen.release.proposal import RetrainingDecision, check_cooldown  # noqa: PLC0415
+    from evergreen.release.pull_requests import PullRequests  # noqa: PLC0415
+
+    if anyway:
+        decision = RetrainingDecision(proceed=True, reason="Somebody asks for it.")
+    else:
+        days = Params.load().retraining.cooldown_days
+        decision = check_cooldown(PullRequests(RetrainingSettings.load()), base, days, datetime.now(UTC))
+    set_output("proceed", decision.proceed)
+    add_summary(decision.reason)
+    print(decision.reason)
+    if not decision.proceed:
+        _tell(f"Not retrained.\n\n{decision.reason}")
+
+
+@app.command(epilog="Example: evergreen retrain collect --until 2026-11-01")
+def collect(
+    until: Annotated[
+        datetime | None, typer.Option(formats=_TIMES, help="Leave labels that came later, in UTC; by default now.")
+    ] = None,
+) -> None:
+    """Add the labels that came back since the last time to data.feedback, and put that file under DVC."""
+    from evergreen.monitoring.log import PredictionLog  # noqa: PLC0415 - as above
+    from evergreen.params import Params  # noqa: PLC0415
+    from evergreen.release.feedback import collect_feedback  # noqa: PLC0415
+
+    params, settings = Params.load(), Settings.load()
+    file = _get_feedback_file(params)
+    log = PredictionLog.open(settings.log_url, settings.log_text)
+    moment = until if until is None or until.tzinfo else until.replace(tzinfo=UTC)
+    summary = collect_feedback(log, file, params.data.labels, params.retraining.feedback_sources, moment)
+    if summary.n_samples:
+        _run_dvc("add", "--quiet", str(file))
+    lines = [f"{summary.n_new:,} new labels, {summary.n_relabeled:,} changed; {summary.n_samples:,} in {file}"]
+    lines += [f"{count:,} not taken: {reason}" for reason, count in summary.skipped.items()]
+    add_summary("\n".join(f"- {line}" for line in lines))
+    print("\n".join(lines))
+
+
+@app.command(epilog="Example: EVERGREEN_CHECKPOINTS_URL=s3://models/checkpoints evergreen retrain run")
+def run() -> None:
+    """Run the pipeline (dvc repro), resuming from the checkpoints at EVERGREEN_CHECKPOINTS_URL, if that is set."""
+    from evergreen.release.checkpoints import CheckpointMirror, run_with_checkpoints  # noqa: PLC0415 - as above
+
+    command = ["dvc", "repro", "--pull", "--allow-missing"]
+    uri = RetrainingSettings.load().checkpoints_url
+    if uri:
+        mirror = CheckpointMirror(Settings.load().state_dir / "checkpoints", uri)
+        code = run_with_checkpoints(command, mirror)
+    else:
+        code = subprocess.run(command, check=False).returncode
+    if code:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: EVERGREEN_PULL_REQUESTS=rest evergreen retrain propose")
+def propose(
+    gate: Annotated[Path, typer.Option(help="What evergreen gate wrote.")] = Path("reports/gate/gate.json"),
+    verdict: _Verdict = VERDICT,
+    plot: Annotated[Path, typer.Option(help="The monitor's plot; left out where there is none.")] = Path(
+        "reports/monitoring/history.png"
+    ),
+    base: _Base = "main",
+    remote: Annotated[str, typer.Option(help="Git remote to push to.")] = "origin",
+) -> None:
+    """Open or update the one pull request of a model that passed the gate, or tell why there is none.
+
+    Of a model that did not pass, the alert gets the evidence, and a pull request that is open is withdrawn.
+    """
+    from evergreen.params import Params  # noqa: PLC0415 - as above
+    from evergreen.release.gate import GateResult  # noqa: PLC0415
+    from evergreen.release.proposal import propose as propose_model  # noqa: PLC0415
+    from evergreen.release.proposal import summarize_failure  # noqa: PLC0415
+    from evergreen.release.pull_requests import PullRequests  # noqa: PLC0415
+
+    days = Params.load().retraining.cooldown_days
+    outcome = propose_model(PullRequests(RetrainingSettings.load()), gate, verdict, plot, remote, base, days)
+    set_output("pull-request", outcome.proposal.url if outcome.proposal else "")
+    add_summary(f"{outcome.message}\n\n{outcome.report}")
+    print(outcome.message)
+    result = GateResult.load(gate)
+    if not result.passed:
+        _tell(summarize_failure(outcome, result))
+
+
+def _tell(text: str) -> None:
+    """Add a text to the open incident, where somebody is told of it."""
+    from evergreen.monitoring.alerts import Alerts  # noqa: PLC0415 - as above
+
+    alerts = Alerts(AlertSettings.load(), Settings.load().state_dir)
+    if not alerts.has_channels:
+        return
+    result = alerts.add_evidence(text)
+    where = result.issue or "no issue" if result.was_open else "no incident is open"
+    print(f"alert: {where}; messages: {result.sent} sent, {result.kept} kept")
+    result.raise_problems()
+
+
+def _get_feedback_file(params: "Params") -> Path:
+    if params.data.feedback is None:
+        raise EvergreenError("data.feedback: not set. Name a Parquet file, as data/corpora/feedback.parquet.")
+    return Path(params.data.feedback)
+
+
+def _run_dvc(*arguments: str) -> None:
+    done = subprocess.run(["dvc", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise EvergreenError(f"dvc {arguments[0]} failed: {reason}. Run from the repository's root, with DVC set up.")
