@@ -30,7 +30,7 @@ from evergreen import (
     logs,
 )
 from evergreen.errors import EvergreenError, exit_on_error, redact_tracebacks
-from evergreen.settings import Settings
+from evergreen.settings import GitHubSettings, Settings
 
 if TYPE_CHECKING:
     from evergreen.doctor import CheckResult
@@ -233,11 +233,19 @@ def runs_send() -> None:
 @app.command(epilog="Example: evergreen doctor --json")
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    github: Annotated[
+        bool, typer.Option("--github", help="Check the repository at GitHub instead: token, workflows, secrets.")
+    ] = False,
 ) -> None:
     """Check what is installed and which backends are reachable, with a remedy for what is not."""
     from evergreen.doctor import list_failures, run_checks  # noqa: PLC0415 - for this command only
 
-    checks = run_checks(Settings.load())
+    if github:
+        from evergreen.doctor_github import check_github  # noqa: PLC0415 - imports PyGithub
+
+        checks = check_github(GitHubSettings.load())
+    else:
+        checks = run_checks(Settings.load())
     failures = list_failures(checks)
     if as_json:
         print(json.dumps({"ok": not failures, "checks": [asdict(check) for check in checks]}, indent=2))

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from evergreen import cli_alert
-from evergreen.settings import Settings
+from evergreen.actions import add_summary
+from evergreen.settings import AlertSettings, Settings
 
 if TYPE_CHECKING:
     from evergreen.monitoring.staleness import Verdict
@@ -57,6 +58,7 @@ def monitor(
 
     params = Params.load()
     settings = Settings.load()
+    from evergreen.monitoring.alert_text import Links, render_body  # noqa: PLC0415
     from evergreen.monitoring.log import PredictionLog  # noqa: PLC0415
     from evergreen.monitoring.monitor import Monitor, publish  # noqa: PLC0415 - takes seconds
     from evergreen.monitoring.report import HISTORY_PLOT, VERDICT  # noqa: PLC0415
@@ -69,6 +71,7 @@ def monitor(
     log = PredictionLog.open(settings.log_url, settings.log_text)
     verdict, windows = watcher.look(watcher.read_log(log, until), until, moment)
     recorded = publish(verdict, windows, out, settings)
+    add_summary(render_body(verdict, Links.of(AlertSettings.load())))
     if as_json:
         print(verdict.model_dump_json(indent=2))
     else:

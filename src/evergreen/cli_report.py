@@ -1,16 +1,15 @@
 """`evergreen report`: what people read, made of what the pipeline, the monitor and the gate left."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from evergreen.actions import add_summary
+from evergreen.settings import RetrainingSettings
+
 app = typer.Typer(help="Reports for people.", epilog="Example: evergreen report pull-request", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Keep the group, though it has one command."""
 
 
 @app.command("pull-request", epilog="Example: evergreen report pull-request --out report.md")
@@ -32,3 +31,37 @@ def pull_request(
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(report, encoding="utf-8")
     print(f"{len(report):,} characters in {out}")
+
+
+@app.command(epilog="Example: evergreen report metrics --champion origin/main --out report.md")
+def metrics(
+    champion: Annotated[str, typer.Option(help="Git revision to compare with.")] = "origin/main",
+    out: Annotated[Path | None, typer.Option(help="File for the Markdown; by default it is printed.")] = None,
+    commit: Annotated[str, typer.Option(help="Commit whose plots are shown.")] = "HEAD",
+) -> None:
+    """Compare metrics and plots with another revision's; on the page of the workflow run as well."""
+    from evergreen.release.metrics_report import render_metrics  # noqa: PLC0415 - takes seconds
+
+    report = render_metrics(champion, RetrainingSettings.load().repository_url, commit)
+    add_summary(report)
+    if out is None:
+        print(report, end="")
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(report, encoding="utf-8")
+    print(f"{len(report):,} characters in {out}")
+
+
+@app.command(epilog="Example: evergreen report post report.md --pull-request 12 --name metrics")
+def post(
+    file: Annotated[Path, typer.Argument(help="Markdown.", exists=True, dir_okay=False)],
+    pull_request: Annotated[int, typer.Option(help="Its number.", min=1)],
+    name: Annotated[str, typer.Option(help="Of the comment: one of this name is replaced.")],
+) -> None:
+    """Write a comment on a pull request, in place of the one of this name; through CML, or the REST API."""
+    from evergreen.release.pull_requests import PullRequests  # noqa: PLC0415 - as above
+
+    if not re.fullmatch(r"[\w-]+", name):
+        raise typer.BadParameter("letters, digits and dashes", param_hint="'--name'")
+    PullRequests(RetrainingSettings.load()).comment(pull_request, name, file.read_text(encoding="utf-8"))
+    print(f"comment {name} on #{pull_request}")

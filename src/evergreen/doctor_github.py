@@ -1,0 +1,179 @@
+"""`evergreen doctor --github`: whether the workflows can do their work in this repository, and what is missing."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from github import GithubException
+from github.Repository import Repository
+
+from evergreen.doctor import CheckResult
+from evergreen.github import Deadline, GitHubError, RetryPolicy, connect, retry
+from evergreen.settings import GitHubSettings
+
+WORKFLOWS = ("ci.yml", "monitor.yml", "retrain.yml", "release.yml")
+_NEEDS = "contents, pull-requests and issues: write"
+_GUIDE = "docs/deployment.md, From a fork to the first pull request"
+_WITHOUT_OWN = (
+    "with the default GITHUB_TOKEN the checks of a retraining pull request wait for somebody's approval, and do not "
+    "start on older servers"
+)
+_SECRETS = {
+    "DATABASE_URL": "the prediction log that monitor and feedback read",
+    "AWS_ACCESS_KEY_ID": "a DVC remote in S3, unless another kind is set up",
+    "EVERGREEN_ALERT_URLS": "mails and chats",
+}
+
+
+def check_github(settings: GitHubSettings, policy: RetryPolicy | None = None) -> list[CheckResult]:
+    """Run the checks; what the token may not see is `unchecked`.
+
+    Args:
+        settings: the repository and a token of who asks.
+        policy: how long to keep trying.
+    """
+    if not settings.has_github:
+        remedy = "Set GITHUB_REPOSITORY (OWNER/NAME) and GITHUB_TOKEN (as gh auth token prints one)."
+        return [CheckResult("github", "problem", "no repository or no token", remedy, required=True)]
+    policy = policy or RetryPolicy()
+    repository = connect(settings.github_api_url, settings.github_token, settings.github_repository, policy)
+    reader = _Reader(repository, policy, Deadline.start(policy))
+    try:
+        found = reader.read("")
+    except GitHubError as error:
+        return [CheckResult("github", "problem", settings.github_repository, str(error), required=True)]
+    checks = [_check_repository(found), _check_rights(found)]
+    names = reader.list_names("actions/secrets", "secrets"), reader.list_names("actions/variables", "variables")
+    checks += [_check_token(*names), _check_permissions(reader), *_check_workflows(reader)]
+    checks += [_check_secrets(names[0]), _check_environment(reader), _check_protection(reader, found)]
+    return checks
+
+
+@dataclass(frozen=True)
+class _Reader:
+    repository: Repository
+    policy: RetryPolicy
+    deadline: Deadline
+
+    def read(self, path: str) -> Any:
+        """What is at a path below the repository."""
+        url = f"{self.repository.url}/{path}".rstrip("/")
+        ask: Callable[[], Any] = lambda: self.repository.requester.requestJsonAndCheck("GET", url)[1]  # noqa: E731
+        return retry(ask, self.policy, self.deadline, _NEEDS)
+
+    def try_to_read(self, path: str) -> tuple[Any, str]:
+        """What is there, or why it can't be seen: `403`, `404`, or a failure."""
+        try:
+            return self.read(path), ""
+        except GitHubError as error:
+            cause = error.__cause__
+            status = cause.status if isinstance(cause, GithubException) else 0
+            return None, str(status) if status in (403, 404) else str(error)
+
+    def list_names(self, path: str, key: str) -> set[str] | None:
+        """Names in a list; None where it can't be seen."""
+        listed, problem = self.try_to_read(f"{path}?per_page=100")
+        return None if problem else {row["name"] for row in listed[key]}
+
+
+def _check_repository(found: dict[str, Any]) -> CheckResult:
+    kind = "private" if found["private"] else "public"
+    detail = f"{found['full_name']}, {kind}, default branch {found['default_branch']}"
+    if not found.get("has_issues", True):
+        return CheckResult("github", "problem", f"{detail}; issues are disabled", "Enable issues: alerts are issues.")
+    if found["default_branch"] != "main":
+        remedy = "The workflows run on main: rename the branch, or change them and give --base."
+        return CheckResult("github", "problem", detail, remedy)
+    return CheckResult("github", "ok", detail, required=True)
+
+
+def _check_rights(found: dict[str, Any]) -> CheckResult:
+    if (found.get("permissions") or {}).get("push"):
+        return CheckResult("your token", "ok", "may push")
+    return CheckResult("your token", "problem", "may not push", f"Give it {_NEEDS} to propose with it.")
+
+
+def _check_token(secrets: set[str] | None, variables: set[str] | None) -> CheckResult:
+    name = "token of pull requests"
+    if secrets is None:
+        remedy = f"Ask with an administrator's token: {_WITHOUT_OWN}."
+        return CheckResult(name, "unchecked", "the repository's secrets can't be listed", remedy)
+    if "EVERGREEN_APP_KEY" in secrets and "EVERGREEN_APP_ID" in (variables or secrets):
+        return CheckResult(name, "ok", "an app's: EVERGREEN_APP_ID and EVERGREEN_APP_KEY")
+    if "EVERGREEN_TOKEN" in secrets:
+        return CheckResult(name, "ok", "a personal one: EVERGREEN_TOKEN")
+    remedy = f"Set the secret EVERGREEN_TOKEN, or an app ({_GUIDE}): {_WITHOUT_OWN}."
+    return CheckResult(name, "problem", "the default one", remedy)
+
+
+def _check_permissions(reader: _Reader) -> CheckResult:
+    name = "actions may open pull requests"
+    found, problem = reader.try_to_read("actions/permissions/workflow")
+    if problem:
+        return CheckResult(name, "unchecked", "the setting can't be seen", "Ask with an administrator's token.")
+    if found["can_approve_pull_request_reviews"]:
+        return CheckResult(name, "ok", "yes")
+    remedy = "Settings, Actions, General: allow GitHub Actions to create pull requests; an app's token needs it not."
+    return CheckResult(name, "missing", "no", remedy)
+
+
+def _check_workflows(reader: _Reader) -> Iterator[CheckResult]:
+    found, problem = reader.try_to_read("actions/workflows?per_page=100")
+    if problem:
+        yield CheckResult("workflows", "unchecked", "they can't be listed", "Give the token `actions: read`.")
+        return
+    states = {row["path"].rpartition("/")[2]: row["state"] for row in found["workflows"]}
+    for file in WORKFLOWS:
+        state = states.get(file)
+        if state == "active":
+            yield CheckResult(f"workflow {file}", "ok", "active")
+        elif state is None:
+            yield CheckResult(
+                f"workflow {file}", "problem", "unknown to GitHub", "Enable Actions, and push it to main."
+            )
+        else:
+            why = " (after 60 days without a commit)" if state == "disabled_inactivity" else ""
+            yield CheckResult(f"workflow {file}", "problem", f"{state}{why}", f"gh workflow enable {file}")
+
+
+def _check_secrets(secrets: set[str] | None) -> CheckResult:
+    if secrets is None:
+        return CheckResult("secrets", "unchecked", "they can't be listed", "Ask with an administrator's token.")
+    missing = [f"{name} ({purpose})" for name, purpose in _SECRETS.items() if name not in secrets]
+    if missing:
+        return CheckResult("secrets", "missing", f"none of these: {'; '.join(missing)}", "gh secret set NAME")
+    return CheckResult("secrets", "ok", ", ".join(_SECRETS))
+
+
+def _check_environment(reader: _Reader) -> CheckResult:
+    name = "environment production"
+    found, problem = reader.try_to_read("environments/production")
+    if problem == "404":
+        return CheckResult(
+            name, "missing", "none", f"Make it, with a reviewer, to be asked before a deployment ({_GUIDE})."
+        )
+    if problem:
+        return CheckResult(name, "unchecked", "it can't be seen", "Give the token `actions: read`.")
+    rules = sorted({rule["type"] for rule in found.get("protection_rules") or []})
+    if rules:
+        return CheckResult(name, "ok", ", ".join(rules))
+    return CheckResult(name, "missing", "no rule: a merge deploys at once", "Add a required reviewer, if you want one.")
+
+
+def _check_protection(reader: _Reader, found: dict[str, Any]) -> CheckResult:
+    branch = found["default_branch"]
+    name = f"protection of {branch}"
+    rules, problem = reader.try_to_read(f"rules/branches/{branch}")
+    if problem:
+        return CheckResult(name, "unchecked", "it can't be seen", "Ask with an administrator's token.")
+    kinds = {rule["type"] for rule in rules}
+    if not kinds:
+        _, problem = reader.try_to_read(f"branches/{branch}/protection")
+        if not problem:
+            return CheckResult(name, "ok", "protected")
+        if problem != "404":
+            return CheckResult(name, "unchecked", "it can't be seen", "Ask with an administrator's token.")
+    if "pull_request" in kinds:
+        return CheckResult(name, "ok", ", ".join(sorted(kinds)))
+    remedy = "Add a ruleset that requires a pull request and the check `checks`: merging is what releases."
+    return CheckResult(name, "problem", "anybody who may push can release without a review", remedy)

@@ -1,0 +1,100 @@
+"""Metrics and plots of a change beside those of another revision, as Markdown for a pull request."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from evergreen.markdown import make_environment
+from evergreen.metrics import Estimate
+from evergreen.release.champion import show_file
+from evergreen.text.evaluation_metrics import TextMetrics
+from evergreen.text.metrics import DataMetrics
+from evergreen.video.metrics import VideoMetrics
+
+_MAX_CHARACTERS = 20_000
+_FILES = {"metrics/text.json": TextMetrics, "metrics/video.json": VideoMetrics, "metrics/data.json": DataMetrics}
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """A metric at both revisions; None where one has none."""
+
+    name: str
+    before: str | None
+    now: str | None
+
+
+def render_metrics(revision: str, files_url: str, commit: str) -> str:
+    """Compare the metrics in the current folder with a revision's.
+
+    Args:
+        revision: as Git names it.
+        files_url: of the repository's pages, for the plots; empty: leave them out.
+        commit: whose plots are shown as the new ones.
+    """
+    rows = [
+        row
+        for path, kind in _FILES.items()
+        for row in _compare(_parse(kind, show_file(revision, path)), _parse(kind, _read(path)))
+    ]
+    shas = [_run("git", "rev-parse", "--verify", name) for name in (revision, commit)]
+    plots = _list_changed_plots(revision) if files_url else []
+    all_metrics = _run("dvc", "metrics", "diff", revision, "--md", "--precision", "4")
+    template = make_environment(Path(__file__).parent).get_template("metrics_template.md")
+    return template.render(
+        revision=revision,
+        rows=[row for row in rows if row.before != row.now],
+        all_metrics=_cut(all_metrics) if all_metrics.count("\n") > 1 else "",
+        plots=[(path, *(f"{files_url}/blob/{sha}/{path}?raw=true" for sha in shas)) for path in plots],
+    )
+
+
+def _parse(kind: type[Any], content: str | None) -> Any:
+    try:
+        return None if content is None else kind.model_validate_json(content)
+    except ValidationError:  # written by another version
+        return None
+
+
+def _read(path: str) -> str | None:
+    file = Path(path)
+    return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
+def _compare(before: Any, now: Any) -> list[MetricRow]:
+    values = [{} if one is None else _list_values(one) for one in (before, now)]
+    return [MetricRow(name, values[0].get(name), values[1].get(name)) for name in {**values[0], **values[1]}]
+
+
+def _list_values(metrics: Any) -> dict[str, str]:
+    """What a reviewer looks at first."""
+    if isinstance(metrics, TextMetrics):
+        estimates: dict[str, Estimate] = {"accuracy": metrics.accuracy, "macro-F1": metrics.macro_f1}
+        cost = metrics.cost
+        return {name: str(value) for name, value in estimates.items()} | {
+            "test texts": f"{metrics.n_samples:,}",
+            "size of the text bundle": f"{metrics.size_mb:.1f} MB",
+            "cost of the training": f"{cost.training_cost:.4f} {cost.currency}",
+        }
+    if isinstance(metrics, VideoMetrics):
+        return {"video: frame AUC": str(metrics.frame_auc), "video: clip AUC": str(metrics.clip_auc)}
+    return {f"texts for {split}": f"{count:,}" for split, count in metrics.splits.items()}
+
+
+def _list_changed_plots(revision: str) -> list[str]:
+    return [
+        path
+        for path in _run("git", "diff", "--name-only", revision, "--", "reports").splitlines()
+        if path.endswith(".png")
+    ]
+
+
+def _cut(table: str) -> str:
+    return table if len(table) <= _MAX_CHARACTERS else table[:_MAX_CHARACTERS].rpartition("\n")[0] + "\n\n*Cut.*"
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
