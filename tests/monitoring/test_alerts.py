@@ -148,7 +148,7 @@ def test_incident_is_opened_updated_and_closed(github: GitHubServer, make_alerts
     for words in (
         "0.31 (0.28 to 0.34) | 0.1 | 4,321",
         "24 April 2026",
-        "let evergreen gate compare",
+        "The workflow retrain trains on the labels that came back",
         "/actions/runs/12",
     ):
         assert words in issue["body"]
