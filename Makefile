@@ -19,6 +19,7 @@ check: lint  ## what to run before each commit: the linters and the quick tests
 
 lint: $(VENV)/dev.stamp  ## what pre-commit and CI check
 	ruff check && ruff format --check && mypy && lint-imports
+	.ci/lint-workflows
 
 monitor: $(VENV)/train.stamp  ## a short replay: the alarm goes off, and the report that explains it, after make repro
 	evergreen replay quickstart
