@@ -139,7 +139,7 @@ def test_incident_is_opened_updated_and_closed(github: GitHubServer, make_alerts
     assert result.problems == []
     [issue] = github.issues
     assert result.issue == issue["html_url"]
-    assert issue["labels"] == [{"name": LABEL}]
+    assert [label["name"] for label in issue["labels"]] == [LABEL]
     assert github.labels.keys() == {LABEL}
     assert issue["title"] == "The text model is stale: embedding drift, class drift"
     first, second = issue["body"].splitlines()[:2]

@@ -1,0 +1,303 @@
+"""What the stand-in for GitHub answers about checks, releases, workflows and settings."""
+
+from typing import Any
+
+from github_objects import ApiError, Call, Row, Rows, Site, refuse, route
+from github_refs import Refs, make_sha
+
+_REPOSITORY = "/repos/{owner}/{repo}"
+
+
+class AutomationRoutes:
+    """Attributes can be read and set by tests.
+
+    Attributes:
+        check_runs, statuses: in the order in which they came.
+        releases: oldest first.
+        workflows: see `add_workflow`.
+        dispatches: body of each, with `workflow`, the name of the file.
+        secrets: names.
+        variables: values by name.
+        environments: names.
+        protection: of the default branch, as GitHub answers it; None where it has none.
+        workflow_permissions, actions_permissions: the settings of Actions.
+    """
+
+    site: Site
+    refs: Refs
+    login: str
+    default_branch: str
+
+    def __init__(self) -> None:
+        self.check_runs: list[Row] = []
+        self.statuses: list[Row] = []
+        self.releases: list[Row] = []
+        self.workflows: list[Row] = []
+        self.dispatches: list[Row] = []
+        self.secrets: list[str] = []
+        self.variables: dict[str, str] = {}
+        self.environments: list[str] = []
+        self.protection: Row | None = None
+        self.workflow_permissions: Row = {
+            "default_workflow_permissions": "read",
+            "can_approve_pull_request_reviews": True,
+        }
+        self.actions_permissions: Row = {"enabled": True, "allowed_actions": "all"}
+
+    def format_now(self) -> str:
+        raise NotImplementedError
+
+    def make_id(self) -> int:
+        raise NotImplementedError
+
+    def read_repository(self) -> Row:
+        raise NotImplementedError
+
+    def add_workflow(self, file: str, state: str = "active") -> Row:
+        """Add a workflow that has workflow_dispatch."""
+        workflow = self.site.make_workflow(self.make_id(), file, state, self.format_now())
+        self.workflows.append(workflow)
+        return workflow
+
+    # Checks
+
+    @route("POST", f"{_REPOSITORY}/check-runs")
+    def create_check_run(self, call: Call) -> tuple[int, Any]:
+        now = self.format_now()
+        app = {
+            "id": 1,
+            "slug": "github-actions",
+            "node_id": "A_1",
+            "owner": self.site.make_user("github"),
+            "name": "GitHub Actions",
+            "description": "",
+            "external_url": "https://help.github.com",
+            "html_url": f"{self.site.web}/apps/github-actions",
+            "created_at": now,
+            "updated_at": now,
+            "permissions": {},
+            "events": [],
+        }
+        self.check_runs.append(self._complete(self.site.make_check_run(self.make_id(), app, now, **call.fields)))
+        return 201, self.check_runs[-1]
+
+    @route("GET", f"{_REPOSITORY}/check-runs/{{check_run_id}}")
+    def get_check_run(self, call: Call) -> tuple[int, Any]:
+        return 200, _find(self.check_runs, "id", int(call["check_run_id"]))
+
+    @route("PATCH", f"{_REPOSITORY}/check-runs/{{check_run_id}}")
+    def update_check_run(self, call: Call) -> tuple[int, Any]:
+        run = _find(self.check_runs, "id", int(call["check_run_id"]))
+        fields = dict(call.fields)
+        output = {name: value for name, value in fields.pop("output", {}).items() if name in run["output"]}
+        run["output"] |= output
+        run |= fields
+        return 200, self._complete(run)
+
+    @route("GET", f"{_REPOSITORY}/commits/{{ref}}/check-runs")
+    def list_check_runs(self, call: Call) -> tuple[int, Any]:
+        sha = self._find_commit(call["ref"])
+        name = call.query.get("check_name")
+        rows = [run for run in self.check_runs if run["head_sha"] == sha and name in (None, run["name"])]
+        return 200, Rows(rows[::-1], "check_runs")
+
+    @route("POST", f"{_REPOSITORY}/statuses/{{sha}}")
+    def create_status(self, call: Call) -> tuple[int, Any]:
+        number, now = self.make_id(), self.format_now()
+        user = self.site.make_user(self.login)
+        status = {
+            "id": number,
+            "node_id": f"SC_{number}",
+            "url": f"{self.site.base}/statuses/{call['sha']}",
+            "avatar_url": user["avatar_url"],
+            "target_url": None,
+            "description": None,
+            "context": "default",
+            "creator": user,
+            "created_at": now,
+            "updated_at": now,
+        } | call.fields
+        self.statuses.append(status)
+        return 201, status
+
+    @route("GET", f"{_REPOSITORY}/commits/{{ref}}/statuses")
+    def list_statuses(self, call: Call) -> tuple[int, Any]:
+        return 200, Rows(self._list_statuses(self._find_commit(call["ref"])))
+
+    @route("GET", f"{_REPOSITORY}/commits/{{ref}}/status")
+    def get_combined_status(self, call: Call) -> tuple[int, Any]:
+        sha = self._find_commit(call["ref"])
+        newest = list({status["context"]: status for status in self._list_statuses(sha)[::-1]}.values())
+        states = {status["state"] for status in newest}
+        state = "failure" if states & {"failure", "error"} else "success" if states == {"success"} else "pending"
+        return 200, {
+            "state": state,
+            "sha": sha,
+            "total_count": len(newest),
+            "statuses": [{key: row[key] for key in row if key != "creator"} for row in newest],
+            "repository": self.read_repository(),
+            "commit_url": f"{self.site.base}/commits/{sha}",
+            "url": f"{self.site.base}/commits/{sha}/status",
+        }
+
+    # Releases
+
+    @route("POST", f"{_REPOSITORY}/releases")
+    def create_release(self, call: Call) -> tuple[int, Any]:
+        tag = call.fields["tag_name"]
+        if tag in [release["tag_name"] for release in self.releases if not release["draft"]]:
+            raise refuse("Release", "already_exists", "tag_name")
+        names = ("tag_name", "target_commitish", "name", "body", "draft", "prerelease")
+        fields = {name: call.fields[name] for name in names if name in call.fields}
+        release = self.site.make_release(self.make_id(), self.login, self.format_now(), **fields)
+        self._publish(release)
+        self.releases.append(release)
+        return 201, release
+
+    @route("GET", f"{_REPOSITORY}/releases")
+    def list_releases(self, _call: Call) -> tuple[int, Any]:
+        return 200, Rows(self.releases[::-1])
+
+    @route("GET", f"{_REPOSITORY}/releases/latest")
+    def get_latest_release(self, _call: Call) -> tuple[int, Any]:
+        full = [release for release in self.releases if not (release["draft"] or release["prerelease"])]
+        return 200, _find(full[-1:], "draft", False)
+
+    @route("GET", f"{_REPOSITORY}/releases/tags/{{tag}}")
+    def get_release_by_tag(self, call: Call) -> tuple[int, Any]:
+        return 200, _find([release for release in self.releases if not release["draft"]], "tag_name", call["tag"])
+
+    @route("GET", f"{_REPOSITORY}/releases/{{release_id}}")
+    def get_release(self, call: Call) -> tuple[int, Any]:
+        return 200, _find(self.releases, "id", int(call["release_id"]))
+
+    @route("PATCH", f"{_REPOSITORY}/releases/{{release_id}}")
+    def update_release(self, call: Call) -> tuple[int, Any]:
+        release = _find(self.releases, "id", int(call["release_id"]))
+        names = ("tag_name", "target_commitish", "name", "body", "draft", "prerelease")
+        release |= {name: call.fields[name] for name in names if name in call.fields}
+        self._publish(release)
+        return 200, release
+
+    # Actions and settings
+
+    @route("GET", f"{_REPOSITORY}/actions/workflows")
+    def list_workflows(self, _call: Call) -> tuple[int, Any]:
+        return 200, Rows(self.workflows, "workflows")
+
+    @route("GET", f"{_REPOSITORY}/actions/workflows/{{workflow_id}}")
+    def get_workflow(self, call: Call) -> tuple[int, Any]:
+        return 200, self._find_workflow(call["workflow_id"])
+
+    @route("POST", f"{_REPOSITORY}/actions/workflows/{{workflow_id}}/dispatches")
+    def dispatch_workflow(self, call: Call) -> tuple[int, Any]:
+        workflow = self._find_workflow(call["workflow_id"])
+        if workflow["state"] != "active":
+            raise ApiError(422, "Cannot trigger a 'workflow_dispatch' on a disabled workflow")
+        ref = call.fields["ref"].removeprefix("refs/").removeprefix("heads/")
+        if not (self.refs.get(f"heads/{ref}") or self.refs.get(f"tags/{ref}") or self.refs.get(ref)):
+            raise ApiError(422, f"No ref found for: {ref}")
+        self.dispatches.append(call.fields | {"workflow": workflow["path"].rpartition("/")[2]})
+        if not call.fields.get("return_run_details"):
+            return 204, None
+        number = self.make_id()
+        urls = {
+            "run_url": f"{self.site.base}/actions/runs/{number}",
+            "html_url": f"{self.site.page}/actions/runs/{number}",
+        }
+        return 200, {"workflow_run_id": number} | urls
+
+    @route("GET", f"{_REPOSITORY}/actions/permissions/workflow")
+    def get_workflow_permissions(self, _call: Call) -> tuple[int, Any]:
+        return 200, self.workflow_permissions
+
+    @route("GET", f"{_REPOSITORY}/actions/permissions")
+    def get_actions_permissions(self, _call: Call) -> tuple[int, Any]:
+        return 200, self.actions_permissions
+
+    @route("GET", f"{_REPOSITORY}/actions/secrets")
+    def list_secrets(self, _call: Call) -> tuple[int, Any]:
+        return 200, Rows([{"name": name} | self._make_dates() for name in self.secrets], "secrets")
+
+    @route("GET", f"{_REPOSITORY}/actions/variables")
+    def list_variables(self, _call: Call) -> tuple[int, Any]:
+        rows = [{"name": name, "value": value} | self._make_dates() for name, value in self.variables.items()]
+        return 200, Rows(rows, "variables")
+
+    @route("GET", f"{_REPOSITORY}/environments")
+    def list_environments(self, _call: Call) -> tuple[int, Any]:
+        rows = [
+            {
+                "id": number,
+                "node_id": f"EN_{number}",
+                "name": name,
+                "url": f"{self.site.base}/environments/{name}",
+                "html_url": f"{self.site.page}/deployments/activity_log?environments_filter={name}",
+            }
+            | self._make_dates()
+            for number, name in enumerate(self.environments, 1)
+        ]
+        return 200, Rows(rows, "environments")
+
+    @route("GET", f"{_REPOSITORY}/branches/{{branch}}/protection")
+    def get_protection(self, call: Call) -> tuple[int, Any]:
+        if self.refs.get(f"heads/{call['branch']}") is None:
+            raise ApiError(404, "Branch not found")
+        if self.protection is None or call["branch"] != self.default_branch:
+            raise ApiError(404, "Branch not protected")
+        return 200, {"url": f"{self.site.base}/branches/{call['branch']}/protection"} | self.protection
+
+    @route("GET", "/user")
+    def get_user(self, _call: Call) -> tuple[int, Any]:
+        if self.login.endswith("[bot]"):
+            raise ApiError(403, "Resource not accessible by integration")
+        return 200, self.site.make_public_user(self.login, self.format_now())
+
+    @route("GET", "/rate_limit")
+    def get_rate_limit(self, _call: Call) -> tuple[int, Any]:
+        limit = {"limit": 5000, "remaining": 4999, "reset": 4_000_000_000, "used": 1}
+        return 200, {"resources": {"core": limit, "search": limit, "graphql": limit}, "rate": limit}
+
+    def _complete(self, run: Row) -> Row:
+        if run["conclusion"]:
+            run["status"] = "completed"
+            run["completed_at"] = run["completed_at"] or self.format_now()
+        return run
+
+    def _find_commit(self, name: str) -> str:
+        """The commit of a branch, a tag or a SHA; one that nobody knows may have been made up by a test."""
+        return self.refs.find_commit(name) or (name if len(name) == len(make_sha("")) else _refuse())
+
+    def _list_statuses(self, sha: str) -> list[Row]:
+        """Newest first."""
+        return [status for status in self.statuses[::-1] if status["url"].endswith(sha)]
+
+    def _publish(self, release: Row) -> None:
+        """Make the tag, as GitHub does unless the release is a draft."""
+        tag = f"tags/{release['tag_name']}"
+        if release["draft"]:
+            return
+        release["published_at"] = release["published_at"] or self.format_now()
+        if self.refs.get(tag) is None:
+            sha = self.refs.find_commit(release["target_commitish"])
+            if sha is None:
+                raise refuse("Release", "invalid", "target_commitish")
+            self.refs.set(tag, sha)
+
+    def _find_workflow(self, name: str) -> Row:
+        matches = [row for row in self.workflows if name in (str(row["id"]), row["path"].rpartition("/")[2])]
+        return matches[0] if matches else _refuse()
+
+    def _make_dates(self) -> Row:
+        return dict.fromkeys(("created_at", "updated_at"), self.format_now())
+
+
+def _find(rows: list[Row], key: str, value: Any) -> Row:
+    for row in rows:
+        if row[key] == value:
+            return row
+    return _refuse()
+
+
+def _refuse() -> Any:
+    raise ApiError(404)
