@@ -23,6 +23,7 @@ from evergreen import (
     cli_gate,
     cli_log,
     cli_monitor,
+    cli_release,
     cli_report,
     cli_retrain,
     cli_serve,
@@ -51,7 +52,8 @@ app = typer.Typer(
     cls=_Commands,
     help="Keep models fresh: train, evaluate, ship, watch, retrain.\n\n"
     "Exit codes: 0 fine · 1 the work failed, with the reason on standard error · 2 wrong usage or parameters "
-    "· 3 the model is stale (monitor) · 4 it may not replace the champion (gate)",
+    "· 3 the model is stale (monitor) · 4 it may not replace the champion (gate) "
+    "· 5 the release does not hold: roll back (release verify)",
     epilog='Example: evergreen predict "Thanks for the quick rebooking!"',
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
@@ -69,6 +71,7 @@ app.add_typer(cli_video.app, name="video")
 app.add_typer(cli_log.app, name="log")
 app.add_typer(cli_report.app, name="report")
 app.add_typer(cli_retrain.app, name="retrain")
+app.add_typer(cli_release.app, name="release")
 app.add_typer(cli_alert.app, name="alert")
 app.add_typer(cli_serve.keys_app, name="keys")
 app.command(epilog="Example: EVERGREEN_PORT=8080 evergreen serve")(cli_serve.serve)

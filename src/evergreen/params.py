@@ -370,6 +370,32 @@ class RetrainingParams(_Section):
     """After somebody closed a proposal."""
 
 
+class ReleaseParams(_Section):
+    """When a release holds, and when it is rolled back."""
+
+    golden_samples: Annotated[int, Field(ge=2, le=64)]
+    """Test texts that a server must answer as the bundle does; 64 is what a server takes at a time."""
+    max_difference: Fraction
+    """Of a probability, between the server's answer and the bundle's."""
+    ready_seconds: PositiveFloat
+    """That a server may take to get ready."""
+    batch_seconds: PositiveFloat
+    """That a batch of the golden texts may take."""
+    watch_minutes: PositiveFloat
+    """How long a version is measured."""
+    probes_per_second: Annotated[float, Field(gt=0, le=50)]
+    """Golden texts that are sent while callers send too few."""
+    min_requests: PositiveInt
+    """To judge a version by."""
+    max_error_increase: Fraction
+    """Of the fraction of requests that end with 5xx, against the version before."""
+    max_p99_ratio: PositiveFloat
+    p99_floor_ms: NonNegativeFloat
+    """What p99 may be above `max_p99_ratio` times the version before."""
+    max_p99_ms: PositiveFloat
+    """Of a release without a version before."""
+
+
 class Params(_Section):
     """All of `params.yaml`."""
 
@@ -386,6 +412,7 @@ class Params(_Section):
     monitor: MonitorParams
     gate: GateParams
     retraining: RetrainingParams
+    release: ReleaseParams
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:

@@ -185,6 +185,36 @@ class RetrainingSettings(GitHubSettings):
     """Where checkpoints are kept for a runner that may be taken away: s3://BUCKET/FOLDER, or a folder."""
 
 
+class ReleaseSettings(GitHubSettings):
+    """How `evergreen release` works; the token needs `contents: write`. Actions sets all but the key."""
+
+    api_key: SecretStr = Field(SecretStr(""), alias="EVERGREEN_API_KEY")
+    """For the server that is asked; empty: it asks for none."""
+    service_url: str = Field("", alias="SERVICE_URL", pattern=r"^(https?://[^\s/@]+/?)?$")
+    """Where callers reach the service that is deployed to."""
+    github_event_name: str = Field("", alias="GITHUB_EVENT_NAME")
+    github_ref_type: str = Field("", alias="GITHUB_REF_TYPE")
+    github_ref_name: str = Field("", alias="GITHUB_REF_NAME")
+    github_workflow_ref: str = Field("", alias="GITHUB_WORKFLOW_REF", pattern=r"^[\w./@+-]*$")
+
+    @property
+    def pushed_tag(self) -> str:
+        """The Git tag whose push started the workflow; empty where something else did."""
+        return self.github_ref_name if self.github_ref_type == "tag" else ""
+
+    @property
+    def is_manual(self) -> bool:
+        """Whether somebody started the workflow by hand."""
+        return self.github_event_name == "workflow_dispatch"
+
+    @property
+    def signer(self) -> str:
+        """The workflow's identity, as a keyless signature names it."""
+        if self.github_workflow_ref:
+            return f"{self.repository_url.removesuffix(self.github_repository)}{self.github_workflow_ref}"
+        return f"{self.repository_url}/.github/workflows/release.yml@refs/heads/main"
+
+
 class ActionsSettings(_Environment):
     """Files that GitHub Actions gives a step."""
 

@@ -26,10 +26,10 @@ def commit_proposal(message: str) -> str | None:
     Raises:
         BranchError: when code was changed as well, so that the commit would not reproduce the model.
     """
-    if changed := _run("git", "status", "--porcelain", "--untracked-files=no", "--", ".", *_exclude(_MADE)):
-        files = ", ".join(line[3:] for line in changed.splitlines()[:5])
+    if changed := _run("git", "diff", "--name-only", "HEAD", "--", ".", *(f":(exclude){path}" for path in _MADE)):
+        files = ", ".join(changed.splitlines()[:5])
         raise BranchError(f"changed, and not part of a proposal: {files}. Commit or stash it first.")
-    if not _run("git", "status", "--porcelain", "--untracked-files=no", "--", *_MADE):
+    if not _run("git", "diff", "--name-only", "HEAD", "--", *_MADE):
         return None
     with TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
@@ -67,10 +67,6 @@ def _check_ours(remote: str, base: str) -> None:
         raise BranchError(
             f"{BRANCH}: {others[0]} has pushed to it, and that would be lost. Merge or close its pull request first."
         )
-
-
-def _exclude(paths: tuple[str, ...]) -> list[str]:
-    return [f":(exclude){path}" for path in paths]
 
 
 def _identify() -> dict[str, str]:

@@ -109,11 +109,12 @@ class PullRequests:
             ref: branch to run it on.
         """
         # A lost answer may start it twice; its concurrency group makes the second wait, and find nothing to do.
-        started = retry(
-            lambda: self.repository.get_workflow(workflow).create_dispatch(ref), *self._how[:2], "actions: write"
+        retry(
+            lambda: self.repository.get_workflow(workflow).create_dispatch(ref, throw=True),
+            self.policy,
+            self.deadline,
+            "actions: write",
         )
-        if not started:
-            raise PullRequestError(f"{workflow}: not started. Check that it has workflow_dispatch, and is on {ref}.")
 
     def withdraw(self, proposal: Proposal, reason: str) -> None:
         """Close a pull request with a reason, marked so that it does not count as rejected by somebody."""
