@@ -2,62 +2,15 @@
 
 from typing import Any
 
-from github_objects import ApiError, Call, Row, Rows, Site, refuse, route
-from github_refs import Refs, make_sha
+from github_objects import ApiError, Call, Row, Rows, refuse, route
+from github_refs import make_sha
+from github_state import GitHubState
 
 _REPOSITORY = "/repos/{owner}/{repo}"
 
 
-class AutomationRoutes:
-    """Attributes can be read and set by tests.
-
-    Attributes:
-        check_runs, statuses: in the order in which they came.
-        releases: oldest first.
-        workflows: see `add_workflow`.
-        dispatches: body of each, with `workflow`, the name of the file.
-        secrets: names.
-        variables: values by name.
-        environments: names.
-        protection: of the default branch, as GitHub answers it; None where it has none.
-        workflow_permissions, actions_permissions: the settings of Actions.
-    """
-
-    site: Site
-    refs: Refs
-    login: str
-    default_branch: str
-
-    def __init__(self) -> None:
-        self.check_runs: list[Row] = []
-        self.statuses: list[Row] = []
-        self.releases: list[Row] = []
-        self.workflows: list[Row] = []
-        self.dispatches: list[Row] = []
-        self.secrets: list[str] = []
-        self.variables: dict[str, str] = {}
-        self.environments: list[str] = []
-        self.protection: Row | None = None
-        self.workflow_permissions: Row = {
-            "default_workflow_permissions": "read",
-            "can_approve_pull_request_reviews": True,
-        }
-        self.actions_permissions: Row = {"enabled": True, "allowed_actions": "all"}
-
-    def format_now(self) -> str:
-        raise NotImplementedError
-
-    def make_id(self) -> int:
-        raise NotImplementedError
-
-    def read_repository(self) -> Row:
-        raise NotImplementedError
-
-    def add_workflow(self, file: str, state: str = "active") -> Row:
-        """Add a workflow that has workflow_dispatch."""
-        workflow = self.site.make_workflow(self.make_id(), file, state, self.format_now())
-        self.workflows.append(workflow)
-        return workflow
+class AutomationRoutes(GitHubState):
+    """Answers what workflows ask for."""
 
     # Checks
 
@@ -266,7 +219,10 @@ class AutomationRoutes:
 
     def _find_commit(self, name: str) -> str:
         """The commit of a branch, a tag or a SHA; one that nobody knows may have been made up by a test."""
-        return self.refs.find_commit(name) or (name if len(name) == len(make_sha("")) else _refuse())
+        sha = self.refs.find_commit(name) or (name if len(name) == len(make_sha("")) else None)
+        if sha is None:
+            raise ApiError(404)
+        return sha
 
     def _list_statuses(self, sha: str) -> list[Row]:
         """Newest first."""
@@ -285,8 +241,10 @@ class AutomationRoutes:
             self.refs.set(tag, sha)
 
     def _find_workflow(self, name: str) -> Row:
-        matches = [row for row in self.workflows if name in (str(row["id"]), row["path"].rpartition("/")[2])]
-        return matches[0] if matches else _refuse()
+        for row in self.workflows:
+            if name in (str(row["id"]), row["path"].rpartition("/")[2]):
+                return row
+        raise ApiError(404)
 
     def _make_dates(self) -> Row:
         return dict.fromkeys(("created_at", "updated_at"), self.format_now())
@@ -296,8 +254,4 @@ def _find(rows: list[Row], key: str, value: Any) -> Row:
     for row in rows:
         if row[key] == value:
             return row
-    return _refuse()
-
-
-def _refuse() -> Any:
     raise ApiError(404)

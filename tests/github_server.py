@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from github_description import Description
 from github_objects import ApiError, Call, Rows, Site
-from github_state import GitHubState
+from github_routes import GitHubRoutes
 
 Fault = Literal["500", "502 after", "reset", "reset after", "limit", "429", "401", "long limit"]
 TOKEN = "ghp_SecretOfTheTests0123456789"
@@ -29,7 +29,7 @@ _Answer = tuple[int, Any, dict[str, str]]
 _WITH_SLASHES = ("ref", "branch", "tag")
 
 
-class GitHubServer(GitHubState):
+class GitHubServer(GitHubRoutes):
     """The state and what came.
 
     Attributes:
@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             return 400, {"message": "Problems parsing JSON"}, {}
         if path.startswith("/hook/"):
-            state.messages.setdefault(path, []).append(body)
+            state.messages.setdefault(path, []).append(body or {})
             return 200, {}, {}
         scheme, _, token = (self.headers["Authorization"] or "").partition(" ")
         if scheme.lower() not in ("token", "bearer") or token != state.token:
