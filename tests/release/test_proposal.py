@@ -13,6 +13,7 @@ from monitored import make_params, make_windows
 
 from evergreen.github import RetryPolicy
 from evergreen.monitoring.staleness import judge
+from evergreen.release.cml import CmlError
 from evergreen.release.proposal import Outcome, check_cooldown, propose
 from evergreen.release.proposal_branch import BRANCH, BranchError
 from evergreen.release.pull_requests import PullRequests
@@ -56,17 +57,17 @@ class Repository:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def connect(self) -> PullRequests:
+    def connect(self, way: str = "rest") -> PullRequests:
         settings = {"github_token": TOKEN, "github_repository": "acme/reviews", "github_api_url": self.github.url}
         names = {field: RetrainingSettings.model_fields[field].alias or field for field in settings}
         given = {names[field]: value for field, value in settings.items()}
-        return PullRequests(RetrainingSettings(**given, EVERGREEN_PULL_REQUESTS="rest"), POLICY)
+        return PullRequests(RetrainingSettings(**given, EVERGREEN_PULL_REQUESTS=way), POLICY)
 
-    def propose(self) -> Outcome:
+    def propose(self, way: str = "rest") -> Outcome:
         files = [
             Path(f"reports/{name}") for name in ("gate/gate.json", "monitoring/verdict.json", "monitoring/history.png")
         ]
-        return propose(self.connect(), *files, "origin", "main", 14)
+        return propose(self.connect(way), *files, "origin", "main", 14)
 
     def fail_gate(self) -> None:
         file = self.folder / "reports/gate/gate.json"
@@ -232,6 +233,69 @@ def test_apps_token_knows_its_own_comments(repository: Repository) -> None:
     repository.change_challenger()
     repository.propose()
     assert len(repository.github.comments[1]) == 1
+
+
+@pytest.fixture
+def with_cml(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """The real CML, which speaks to the stand-in over TLS, and to the remote in place of its host."""
+    if not shutil.which("cml"):
+        pytest.skip("CML is NOT tested: no cml on PATH (version 0.20.6 was)")
+    page = repository.github.url.removesuffix("/api/v3") + "/acme/reviews.git"
+    monkeypatch.setenv("NODE_EXTRA_CA_CERTS", str(repository.github.certificate))
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{repository.origin}.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", page.replace("://", f"://token:{TOKEN}@"))
+    monkeypatch.setenv("GITHUB_REPOSITORY", "acme/reviews")
+    return repository
+
+
+def test_cml_opens_the_pull_request_and_updates_its_comment(with_cml: Repository) -> None:
+    config = (with_cml.folder / ".git/config").read_text()
+    with_cml.propose("cml")
+    (pull,) = with_cml.github.pulls
+    assert (pull["head"]["ref"], pull["base"]["ref"]) == (BRANCH, "main")
+    assert "nothing is proposed for 14 days" in pull["body"]
+    (comment,) = with_cml.github.comments[1]
+    assert "**Merge recommended.**" in comment["body"]
+    assert "CML watermark" in comment["body"]
+    with_cml.change_challenger()
+    with_cml.propose("cml")
+    (comment,) = with_cml.github.comments[1]
+    assert with_cml.git("rev-parse", BRANCH, folder=with_cml.origin) in comment["body"]
+    assert (with_cml.folder / ".git/config").read_text() == config
+    with_cml.propose("rest")  # the setting may change at any time
+    assert len(with_cml.github.comments[1]) == 1
+    assert len(with_cml.github.pulls) == 1
+    with_cml.github.close(1)
+    assert not check_cooldown(with_cml.connect("cml"), "main", 14, datetime.now(UTC)).proceed
+
+
+def test_cml_edits_no_stranger_s_comment(with_cml: Repository) -> None:
+    with_cml.propose("cml")
+    pulls = with_cml.connect("cml")
+    pulls.comment(1, "other", "Do not merge.")
+    own = with_cml.github.comments[1].pop()
+    forged = with_cml.github.add_comment(1, own["body"].replace("Do not merge.", "Merge recommended!"), user="mallory")
+    before = forged["body"]
+    pulls.comment(1, "other", "Do not merge!")
+    assert forged["body"] == before
+    assert len(with_cml.github.comments[1]) == 3
+
+
+def test_cml_that_is_missing_or_fails_is_told_with_the_way_around(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    with pytest.raises(CmlError, match="EVERGREEN_PULL_REQUESTS=rest"):
+        repository.connect("cml")
+    assert repository.connect("auto").cml is None
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin/cml"
+    program.write_text(f"#!/bin/sh\necho 'no access with {TOKEN}' >&2\nexit 1\n")
+    program.chmod(0o755)
+    with pytest.raises(CmlError, match=r"cml pr failed: no access with .*EVERGREEN_PULL_REQUESTS=rest") as caught:
+        repository.connect("auto").open("main", "Title", "Body")
+    assert TOKEN not in str(caught.value)
 
 
 def read_steps(repository: Repository) -> Callable[..., "tuple[int, str, str]"]:

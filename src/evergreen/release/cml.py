@@ -77,7 +77,8 @@ class Cml:
                 done = subprocess.run(
                     command,
                     cwd=clone,
-                    env=os.environ | {"HOME": folder, "REPO_TOKEN": self.token, "CI": "true"},
+                    env=os.environ
+                    | {"HOME": folder, "REPO_TOKEN": self.token, "CI": "true", "ITERATIVE_DO_NOT_TRACK": "1"},
                     capture_output=True,
                     text=True,
                     timeout=_TIMEOUT,
