@@ -13,12 +13,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import RLock, Thread
 from typing import Any, Literal
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from github_description import Description
+from github_git import may_use, run_backend
 from github_objects import ApiError, Call, Rows, Site
 from github_routes import GitHubRoutes
 
@@ -139,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         state, address = self.server.state, urlsplit(self.path)
-        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        content = self._read()
         state.requests.append(f"{self.command} {address.path}")
         fault = state.next_fault(address.path)
         if fault == "reset":
@@ -147,17 +148,43 @@ class _Handler(BaseHTTPRequestHandler):
             return
         failure = _describe_fault(fault)
         if failure is None or fault == "502 after":
-            answer = self._answer(address.path, dict(parse_qsl(address.query, keep_blank_values=True)), content)
+            git_path = address.path.partition(f"/{state.repository}.git/")[2]
+            query = dict(parse_qsl(address.query, keep_blank_values=True))
+            answer = (
+                self._answer_git(f"/{git_path}", address, content)
+                if git_path
+                else self._answer(address.path, query, content)
+            )
         if fault == "reset after":
             self._cut()
             return
         self._reply(*(answer if failure is None else failure))
+
+    def _read(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        content = b""  # Git sends a large pack so
+        while size := int(self.rfile.readline(), 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
+
+    def _answer_git(self, path: str, address: SplitResult, content: bytes) -> _Answer:
+        state = self.server.state
+        if not may_use(self.headers, state.token, address, state.private):
+            return 401, b"", {"WWW-Authenticate": 'Basic realm="GitHub"'}
+        if state.refs.folder is None:
+            return 404, b"", {}
+        status, headers, body = run_backend(state.refs.folder, path, self.command, address.query, self.headers, content)
+        return status, body, headers
 
     def _answer(self, path: str, query: dict[str, str], content: bytes) -> _Answer:
         state = self.server.state
         try:
             body = json.loads(content) if content else None
         except ValueError:
+            state.violations.append(f"{self.command} {path}: the body is no JSON")
             return 400, {"message": "Problems parsing JSON"}, {}
         if path.startswith("/hook/"):
             state.messages.setdefault(path, []).append(body or {})
@@ -168,13 +195,19 @@ class _Handler(BaseHTTPRequestHandler):
         return state.answer(self.command, path, query, body)
 
     def _reply(self, status: int, answer: Any, headers: dict[str, str]) -> None:
-        content = b"" if answer is None else json.dumps(answer).encode()
+        """Send what is answered: bytes of Git's, nothing, or JSON."""
+        described = {"Content-Type": "application/json; charset=utf-8"}
+        if answer is None or isinstance(answer, bytes):
+            answer, described = answer or b"", {}
+        else:
+            answer = json.dumps(answer).encode()
+        if status != 204:
+            described["Content-Length"] = str(len(answer))
         self.send_response(status)
-        described = {"Content-Type": "application/json; charset=utf-8", "Content-Length": str(len(content))}
-        for name, value in ((described if content else {}) | headers).items():
+        for name, value in (described | headers).items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(answer)
 
     def _cut(self) -> None:
         self.close_connection = True
@@ -236,7 +269,8 @@ def serve_github(prefix: str = "", tls: bool = False, git_folder: Path | None = 
     Args:
         prefix: of the API's paths; enterprise hosts have /api/v3.
         tls: answer over TLS, at https://localhost.
-        git_folder: a bare Git repository with the branches; without it they are names in memory.
+        git_folder: a bare Git repository with the branches, also to fetch from and push to at its `clone_url`;
+            without it branches are names in memory.
 
     Raises:
         AssertionError: at the block's end, when a call or an answer was not as GitHub describes it.

@@ -139,6 +139,27 @@ def test_merging_over_rest(server: GitHubServer, repository: Repository) -> None
     assert server.open_pulls == []
 
 
+def test_git_fetches_and_pushes(
+    server: GitHubServer, repository: Repository, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_SSL_CAINFO", str(server.certificate))
+    monkeypatch.setenv("GIT_TERMINAL_PROMPT", "0")
+    url = repository.clone_url
+    push = ["git", "-C", str(folder.parent / "work"), "push", "--quiet"]
+    assert "acme/reviews.git" in url
+    assert subprocess.run([*push, url, "HEAD:refs/heads/new"], check=False, capture_output=True).returncode
+    commands = "head -c 3000000 /dev/urandom > large && git add large && git commit -qm large"
+    subprocess.run(["sh", "-c", commands], cwd=folder.parent / "work", check=True)
+    with_token = url.replace("https://", f"https://x-access-token:{TOKEN}@")
+    subprocess.run([*push, with_token, "HEAD:refs/heads/new"], check=True)
+    assert repository.get_branch("new").commit.commit.message == "large"
+    subprocess.run(["git", "clone", "--quiet", "--branch=new", url, str(folder.parent / "clone")], check=True)
+    assert read_sha(folder.parent / "clone/.git", "HEAD") == read_sha(folder, "new")
+    server.private = True
+    assert subprocess.run(["git", "ls-remote", url], check=False, capture_output=True).returncode
+    assert b"heads/new" in subprocess.run(["git", "ls-remote", with_token], check=True, capture_output=True).stdout
+
+
 def test_release(repository: Repository, folder: Path) -> None:
     repository.create_git_release("v1.0.0", "First", "Notes", target_commitish="main")
     assert read_sha(folder, "v1.0.0") == read_sha(folder, "main")
@@ -215,6 +236,7 @@ def test_long_lists_have_pages() -> None:
         ("POST", "/issues", {"json": {"title": "a", "labels": "stale"}}, "body labels"),
         ("POST", "/issues", {"json": {"title": "a", "lables": []}}, "body lables: not described"),
         ("POST", "/issues", {}, "body: is required"),
+        ("POST", "/issues", {"data": "{"}, "JSON"),
         ("GET", "/issues?state=opened", {}, "query state: 'opened' does not fit"),
         ("GET", "/issues?label=stale", {}, "query label: not described"),
         ("GET", "/pulls/one", {}, "path pull_number: 'one' does not fit"),
