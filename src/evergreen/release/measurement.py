@@ -1,8 +1,8 @@
 """What a running version does to its callers over some minutes: requests, errors, p99; by its counters and by probes.
 
 The counters are one process's. Behind a balancer of several servers, or around a restart, they say nothing; that shows,
-since a counter went down, and then the probes alone count. They are texts of the golden set, sent while callers send too
-few.
+since a counter went down, and then the probes alone count. They are texts of the golden set, sent while callers send
+too few.
 """
 
 import math
@@ -22,6 +22,8 @@ from evergreen.release.server import Server, ServerError
 
 ROUTE = "/v1/classify"
 """Whose time is measured; health checks and uploads would only blur it."""
+_UNCOUNTED = (0, 502, 504)
+"""Outcomes that the server's counters don't have: no answer, or a gateway's."""
 _PERIOD = 5.0
 """Seconds between two looks at the counters."""
 
@@ -185,7 +187,7 @@ class _Probes:
         except ServerError as error:
             # 4xx as well: a key that is refused, say, is nothing that a release may do to its callers.
             self.n_errors += 1
-            self.n_unanswered += error.status == 0
+            self.n_unanswered += error.status in _UNCOUNTED
         self.milliseconds.append((time.perf_counter() - started) * 1000)
 
     def describe(self) -> Figures:
