@@ -179,18 +179,24 @@ class AutomationRoutes(GitHubState):
 
     @route("GET", f"{_REPOSITORY}/environments")
     def list_environments(self, _call: Call) -> tuple[int, Any]:
-        rows = [
-            {
-                "id": number,
-                "node_id": f"EN_{number}",
-                "name": name,
-                "url": f"{self.site.base}/environments/{name}",
-                "html_url": f"{self.site.page}/deployments/activity_log?environments_filter={name}",
-            }
-            | self._make_dates()
-            for number, name in enumerate(self.environments, 1)
-        ]
-        return 200, Rows(rows, "environments")
+        return 200, Rows([self._make_environment(name) for name in self.environments], "environments")
+
+    @route("GET", f"{_REPOSITORY}/environments/{{environment_name}}")
+    def get_environment(self, call: Call) -> tuple[int, Any]:
+        if call["environment_name"] not in self.environments:
+            raise ApiError(404)
+        return 200, self._make_environment(call["environment_name"])
+
+    def _make_environment(self, name: str) -> Row:
+        number = self.environments.index(name) + 1
+        return {
+            "id": number,
+            "node_id": f"EN_{number}",
+            "name": name,
+            "url": f"{self.site.base}/environments/{name}",
+            "html_url": f"{self.site.page}/deployments/activity_log?environments_filter={name}",
+            "protection_rules": [],
+        } | self._make_dates()
 
     @route("GET", f"{_REPOSITORY}/branches/{{branch}}/protection")
     def get_protection(self, call: Call) -> tuple[int, Any]:
@@ -199,6 +205,12 @@ class AutomationRoutes(GitHubState):
         if self.protection is None or call["branch"] != self.default_branch:
             raise ApiError(404, "Branch not protected")
         return 200, {"url": f"{self.site.base}/branches/{call['branch']}/protection"} | self.protection
+
+    @route("GET", f"{_REPOSITORY}/rules/branches/{{branch}}")
+    def list_rules(self, call: Call) -> tuple[int, Any]:
+        source = {"ruleset_source_type": "Repository", "ruleset_source": self.site.repository, "ruleset_id": 1}
+        kinds = self.rules if call["branch"] == self.default_branch else []
+        return 200, Rows([{"type": kind} | source for kind in kinds])
 
     @route("GET", "/user")
     def get_user(self, _call: Call) -> tuple[int, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 Row = dict[str, Any]
 DOCUMENTATION = "https://docs.github.com/rest"
@@ -103,16 +104,17 @@ class Site:
         return f"{self.web}/{self.repository}"
 
     def make_user(self, login: str) -> Row:
-        url = f"{self.api}/users/{login}"
+        name = quote(login)  # a bot's has brackets
+        url = f"{self.api}/users/{name}"
         parts = "followers following gists starred subscriptions organizations repos events received_events"
         return {f"{part}_url": f"{url}/{part}" for part in parts.split()} | {
             "login": login,
             "id": sum(login.encode()),
             "node_id": f"U_{login}",
-            "avatar_url": f"{self.web}/avatars/{login}",
+            "avatar_url": f"{self.web}/avatars/{name}",
             "gravatar_id": "",
             "url": url,
-            "html_url": f"{self.web}/{login}",
+            "html_url": f"{self.web}/{name}",
             "type": "Bot" if login.endswith("[bot]") else "User",
             "site_admin": False,
         }

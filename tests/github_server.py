@@ -23,7 +23,7 @@ from github_git import may_use, run_backend
 from github_objects import ApiError, Call, Rows, Site
 from github_routes import GitHubRoutes
 
-Fault = Literal["500", "502 after", "reset", "reset after", "limit", "429", "401", "long limit"]
+Fault = Literal["500", "502 after", "reset", "reset after", "limit", "429", "401", "403", "long limit"]
 TOKEN = "ghp_SecretOfTheTests0123456789"
 _Answer = tuple[int, Any, dict[str, str]]
 # Names of branches, refs and tags have slashes.
@@ -224,6 +224,7 @@ def _describe_fault(fault: Fault | None) -> _Answer | None:
         "502 after": (502, "Bad Gateway", {}),
         "401": (401, "Bad credentials", {}),
         "429": (429, "Too many requests", {"Retry-After": "0"}),
+        "403": (403, "Resource not accessible by integration", {}),
         "limit": (403, "API rate limit exceeded for installation.", reset),
         "long limit": (403, "You have exceeded a secondary rate limit.", {"Retry-After": "3600"}),
     }

@@ -30,6 +30,7 @@ class GitHubState:
         secrets: names.
         variables: values by name.
         environments: names.
+        rules: types of the default branch's rulesets.
         protection: of the default branch, as GitHub answers it; None where it has none.
         workflow_permissions, actions_permissions: the settings of Actions.
     """
@@ -59,6 +60,7 @@ class GitHubState:
         self.variables: dict[str, str] = {}
         self.environments: list[str] = []
         self.protection: Row | None = None
+        self.rules: list[str] = []
         self.workflow_permissions: Row = {
             "default_workflow_permissions": "read",
             "can_approve_pull_request_reviews": True,

@@ -17,7 +17,7 @@ from evergreen.text.runtime import Classifier
 ROOT = Path(__file__).parents[2]
 TEXTS = [f"word{i % 200} flight word{(7 * i) % 200} {i}" for i in range(600)]
 IDENTITY = {
-    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_GLOBAL": "/nowhere/gitconfig",
     "GIT_AUTHOR_NAME": "t",
     "GIT_AUTHOR_EMAIL": "t@example.org",
     "GIT_COMMITTER_NAME": "t",

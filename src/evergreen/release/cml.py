@@ -77,8 +77,7 @@ class Cml:
                 done = subprocess.run(
                     command,
                     cwd=clone,
-                    env=os.environ
-                    | {"HOME": folder, "REPO_TOKEN": self.token, "CI": "true", "ITERATIVE_DO_NOT_TRACK": "1"},
+                    env=os.environ | self._make_environment(folder),
                     capture_output=True,
                     text=True,
                     timeout=_TIMEOUT,
@@ -89,6 +88,16 @@ class Cml:
         if done.returncode:
             said = " ".join((done.stderr or done.stdout).split())[-300:] or "nothing"
             raise CmlError(f"cml {arguments[0]} failed: {redact(said.replace(self.token, '***'))}. {_REMEDY}")
+
+    def _make_environment(self, home: str) -> dict[str, str]:
+        return {
+            "HOME": home,
+            # It writes there: --global means this file, whatever the caller's environment names.
+            "GIT_CONFIG_GLOBAL": str(Path(home, ".gitconfig")),
+            "REPO_TOKEN": self.token,
+            "CI": "true",
+            "ITERATIVE_DO_NOT_TRACK": "1",
+        }
 
 
 _REMEDY = "Set EVERGREEN_PULL_REQUESTS=rest to do without it."
