@@ -30,9 +30,9 @@ _NEXT_STEPS = {
     "wait": "Nothing runs by itself until there is more traffic or labels. Check that requests reach the service.",
     "investigate": "Nothing runs by itself. The next look updates this; another alarm makes the verdict stale.",
     "repair_input": "Nothing is retrained while the input is broken. Once it is repaired, the next look closes this.",
-    "retrain": "The workflow retrain trains on the labels that came back: it opens a pull request where the gate passes, "
-    "and says so here where it does not. By hand: evergreen retrain collect, dvc repro, evergreen gate. This closes when "
-    "the verdict is fresh again or the release is verified.",
+    "retrain": "The workflow retrain trains on the labels that came back: it opens a pull request where the gate "
+    "passes, and says so here where not. By hand: evergreen retrain collect, dvc repro, evergreen gate. This closes when the "
+    "verdict is fresh again or the release is verified.",
 }
 
 

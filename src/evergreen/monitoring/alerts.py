@@ -5,6 +5,7 @@ not queued: each run makes it show the newest verdict, and remembers only that o
 Where no state is left, as on a new runner, the digest in the issue says what was told.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ class AlertState(BaseModel):
         sequence: number of the newest message.
         must_open: the issue could not be opened yet.
         must_close: comment for the issue that could not be closed yet.
+        note: digest of the evidence that was added last.
     """
 
     incident: str | None = None
@@ -65,6 +67,7 @@ class AlertState(BaseModel):
     sequence: int = 0
     must_open: bool = False
     must_close: str | None = None
+    note: str = ""
 
 
 class PendingMessage(BaseModel):
@@ -194,8 +197,11 @@ class Alerts:
                 else:
                     result.issue = commented.url if commented else ""
             state.incident = before
-            note = render_note(text, self.links, result.issue)
-            self._queue(state, {channel.key: note for channel in self.channels}, None)
+            digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+            if state.note != digest:
+                state.note = digest
+                note = render_note(text, self.links, result.issue)
+                self._queue(state, {channel.key: note for channel in self.channels}, None)
             self._deliver(result)
         return result
 
