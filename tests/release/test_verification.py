@@ -55,7 +55,7 @@ def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
 def run_command(folder: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     """`evergreen release …` with short limits."""
     text = (ROOT / "params.yaml").read_text()
-    for old, new in (("min_requests: 100", "min_requests: 20"), ("probes_per_second: 4.0", "probes_per_second: 20")):
+    for old, new in (("min_requests: 500", "min_requests: 20"), ("probes_per_second: 4.0", "probes_per_second: 20")):
         assert old in text
         text = text.replace(old, new)
     (folder / "params.yaml").write_text(text.replace("ready_seconds: 120", "ready_seconds: 1"))
