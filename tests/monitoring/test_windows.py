@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monitored import LABELS, UNTIL, WEEK, make_classifier, make_params, make_rows, write_test_set
 
-from evergreen.monitoring.log import Feedback, LabeledPrediction
+from evergreen.monitoring.log import PROBE_CALLER_ID, Feedback, LabeledPrediction
 from evergreen.monitoring.windows import MonitorError, Reference, Windows, read_windows
 from evergreen.text.runtime import Classifier
 
@@ -40,6 +40,12 @@ def test_reference_is_predicted_by_the_champion(classifier: Classifier, referenc
     assert reference.window.y_pred == [prediction.label for prediction in classifier.predict(TEXTS[:100])]
     assert reference.window.embeddings.shape == (100, classifier.manifest.embedding_size)
     assert (reference.labels.predicted == reference.labels.actual).all()
+
+
+def test_probes_of_a_release_are_nobody_s_texts(classifier: Classifier, reference: Reference) -> None:
+    rows = list(make_rows(classifier, TEXTS[:40]))
+    probes = [replace(row, prediction=replace(row.prediction, caller_id=PROBE_CALLER_ID)) for row in rows[:15]]
+    assert read([*probes, *rows[15:]], reference, classifier).current.n_samples == 25
 
 
 def test_large_test_set_is_sampled(classifier: Classifier, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from evergreen.release.measurement import (
     Figures,
     Measurement,
     TooShortError,
+    bound_rank,
     check_duration,
     estimate_quantile,
     measure,
@@ -269,13 +270,21 @@ def test_p99_of_an_interval_forgets_what_was_before() -> None:
     assert figures.p99_ms < 10
 
 
+def test_p99_of_the_same_version_is_seldom_surely_higher() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.lognormal(3, 0.8, (2000, 500))
+    lower = np.quantile(values, bound_rank(500), axis=1)
+    assert 0.003 < np.mean(lower > np.exp(3 + 0.8 * 2.3263)) < 0.02
+    assert np.mean(np.quantile(2.5 * values, bound_rank(500), axis=1) > 1.5 * np.exp(3 + 0.8 * 2.3263)) > 0.7
+
+
 @pytest.mark.parametrize(
     ("errors", "p99", "failed"),
     [(0, 20.0, []), (2, 80.0, []), (3, 80.0, ["errors"]), (0, 81.0, ["p99"]), (0, None, ["p99"])],
 )
 def test_limits_are_those_of_the_params(errors: int, p99: float | None, failed: list[str]) -> None:
     def see(n_errors: int, value: float | None) -> Measurement:
-        figures = Figures(n_requests=200, n_errors=n_errors, p99_ms=value)
+        figures = Figures(n_requests=200, n_errors=n_errors, p99_ms=value, p99_low_ms=value)
         return Measurement(model="text 1 a", seconds=60, server=figures, probes=figures)
 
     checks = judge(see(errors, p99), see(0, 20.0), PARAMS)  # 20 × 1.5 + 50

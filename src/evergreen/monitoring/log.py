@@ -30,6 +30,8 @@ from evergreen.monitoring.log_schema import probe
 
 __all__ = ["Feedback", "LabeledPrediction", "LogError", "LogUnavailable", "LoggedPrediction", "PredictionLog"]
 
+PROBE_CALLER_ID = "evergreen-release"
+"""Of texts that a release sends to see how the server does: no caller's, so the monitor leaves them out."""
 TextPolicy = Literal["cleaned", "hash", "none"]
 _T = TypeVar("_T")
 

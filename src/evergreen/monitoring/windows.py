@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evergreen.errors import EvergreenError
-from evergreen.monitoring.log import LabeledPrediction, LoggedPrediction
+from evergreen.monitoring.log import PROBE_CALLER_ID, LabeledPrediction, LoggedPrediction
 from evergreen.params import MonitorParams
 from evergreen.text.bundle import Manifest
 from evergreen.text.runtime import Classifier, softmax
@@ -208,6 +208,8 @@ def read_windows(
             row = replace(row, feedback=None)  # noqa: PLW2901
         prediction = row.prediction
         age = (until - prediction.observed_at) / width
+        if prediction.caller_id == PROBE_CALLER_ID:
+            continue
         if prediction.kind != "text" or not 0 < age <= params.history_days / params.window_days:
             continue
         number = int(np.ceil(age)) - 1

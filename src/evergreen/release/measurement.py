@@ -14,6 +14,7 @@ from typing import Self
 
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
+from scipy.stats import binom
 
 from evergreen.errors import EvergreenError
 from evergreen.metrics import Metrics
@@ -41,11 +42,13 @@ class Figures(Metrics):
         n_requests: to any route under /v1; for probes, those sent.
         n_errors: of them, answered with 5xx or not at all.
         p99_ms: of /v1/classify; None without a request.
+        p99_low_ms: what it is surely not below: its lower 99% confidence bound.
     """
 
     n_requests: int
     n_errors: int
     p99_ms: float | None
+    p99_low_ms: float | None
 
     @property
     def error_rate(self) -> float:
@@ -127,12 +130,23 @@ class Counters:
         """What happened since."""
         statuses = self.statuses - before.statuses
         buckets = {bound: count - before.buckets[bound] for bound, count in self.buckets.items()}
-        p99 = estimate_quantile(buckets, 0.99)
+        ranks = (0.99, bound_rank(max(buckets.values(), default=0)))
+        p99, low = (estimate_quantile(buckets, rank) for rank in ranks)
         return Figures(
             n_requests=statuses.total(),
             n_errors=sum(count for status, count in statuses.items() if status.startswith("5")),
             p99_ms=None if p99 is None else p99 * 1000,
+            p99_low_ms=None if low is None else low * 1000,
         )
+
+
+def bound_rank(n_requests: int) -> float:
+    """The quantile of a sample that is surely not above the 99% quantile of what it was drawn from.
+
+    The number of requests below that quantile is binomial, whatever the distribution is (Hahn and Meeker, Statistical
+    Intervals, 1991, 5.2).
+    """
+    return float(binom.ppf(0.01, n_requests, 0.99)) / n_requests if n_requests else 0.99
 
 
 def estimate_quantile(buckets: Mapping[float, int], quantile: float) -> float | None:
@@ -191,8 +205,9 @@ class _Probes:
         self.milliseconds.append((time.perf_counter() - started) * 1000)
 
     def describe(self) -> Figures:
-        p99 = float(np.quantile(self.milliseconds, 0.99)) if self.milliseconds else None
-        return Figures(n_requests=self.n_sent, n_errors=self.n_errors, p99_ms=p99)
+        ranks = (0.99, bound_rank(self.n_sent))
+        p99, low = (float(np.quantile(self.milliseconds, rank)) if self.milliseconds else None for rank in ranks)
+        return Figures(n_requests=self.n_sent, n_errors=self.n_errors, p99_ms=p99, p99_low_ms=low)
 
 
 def check_duration(seconds: float, params: ReleaseParams) -> None:

@@ -9,9 +9,8 @@ from pydantic import SecretStr, ValidationError
 
 from evergreen.errors import EvergreenError
 from evergreen.metrics import Metrics
+from evergreen.monitoring.log import PROBE_CALLER_ID
 
-CALLER_ID = "evergreen-release"
-"""Of each text that a release sends, so that the prediction log can tell them from what callers sent."""
 _TIMEOUT = 30.0
 
 
@@ -98,9 +97,9 @@ class Server:
     def classify(self, texts: list[str]) -> list[Answer]:
         """Ask for the labels of texts in one request."""
         if len(texts) == 1:
-            body: dict[str, Any] = {"text": texts[0], "id": CALLER_ID}
+            body: dict[str, Any] = {"text": texts[0], "id": PROBE_CALLER_ID}
         else:
-            body = {"texts": texts, "ids": [CALLER_ID] * len(texts)}
+            body = {"texts": texts, "ids": [PROBE_CALLER_ID] * len(texts)}
         answer = self.ask_json("POST", "/v1/classify", json=body)
         try:
             answers = _Answers.model_validate(answer).predictions
