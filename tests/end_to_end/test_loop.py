@@ -4,6 +4,7 @@ act runs them on this machine, against a GitHub that checks each call and a Git 
 """
 
 import hashlib
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 from github_server import TOKEN, GitHubServer, serve_github
 from reduced_pipeline import ROOT, copy_clone, make_clone, run
 from ruamel.yaml import YAML
+from running import run_server
 
 sys.path.insert(0, str(ROOT / "tests/workflows"))
 from act import ActResult, run_act
@@ -25,7 +27,44 @@ from evergreen.text.runtime import Classifier
 pytestmark = pytest.mark.slow
 
 BRANCH = "evergreen/retrain"
+# No registry, no Sigstore and no cluster can be had here: these write down what they are asked, run the server of the
+# working copy where an image is run, and let the one in production take up the new bundle where a cluster is told to.
+DOCKER = """#!/usr/bin/env bash
+echo "docker $*" >> "$FAKE/calls"
+case $1 in
+  login) cat >/dev/null ;;
+  inspect) echo "$NEW_IMAGE" ;;
+  create) echo container ;;
+  cp) echo '{}' > "${3%/}/${2##*/}" ;;
+  run)
+    words=" $* "
+    name=${words#*--name } name=${name%% *}
+    echo $$ > "$FAKE/$name.pid"
+    if [[ $words == *" batch "* ]]; then
+      data=${words%:/data *} data=${data##* }
+      exec evergreen batch "$data/in.csv" "$data/out.csv"
+    fi
+    EVERGREEN_JOB_PRIORITY=normal EVERGREEN_STATE_DIR="$FAKE/state" exec evergreen serve ;;
+  rm) [ "$2" != --force ] || kill "$(cat "$FAKE/$3.pid")" ;;
+esac
+"""
+COSIGN = """#!/usr/bin/env bash
+echo "cosign $*" >> "$FAKE/calls"
+"""
+KUBECTL = """#!/usr/bin/env bash
+echo "kubectl $*" >> "$FAKE/calls"
+case "$*" in
+  *" get "*) cat "$FAKE/image" ;;
+  *" set image "*)
+    echo "${*##*server=}" > "$FAKE/image"
+    cp "$NEW_BUNDLE"/* "$SERVED/" && kill -HUP "$SERVER_PID" && sleep 3 ;;
+esac
+"""
+FIRST, SECOND = (f"ghcr.io/acme/reviews@sha256:{digit * 64}" for digit in "12")
 RELAXED = {
+    "release.watch_minutes": 0.05,
+    "release.min_requests": 20,
+    "release.probes_per_second": 20.0,
     # Some dozens of texts prove nothing: what is tested here is what follows from the gate, not the gate.
     "gate.min_new_samples": 10,
     "gate.min_gain": -1.0,
@@ -43,7 +82,13 @@ class Loop:
         self.folder, self.github = folder, github
         self.log = folder.parent / "predictions.db"
 
-    def act(self, event: str, workflow: str, **fields: object) -> ActResult:
+    def git(self, *arguments: str) -> str:
+        return run(self.folder, "git", *arguments, GIT_SSL_CAINFO=str(self.github.certificate))
+
+    def dvc(self, *arguments: str) -> str:
+        return run(self.folder, "dvc", *arguments)
+
+    def act(self, event: str, workflow: str, env: dict[str, str] | None = None, **fields: object) -> ActResult:
         site = self.github.url.removesuffix("/api/v3")
         environment = {
             "GITHUB_API_URL": self.github.url,
@@ -54,6 +99,7 @@ class Loop:
             "EVERGREEN_PULL_REQUESTS": "rest",
             "HOME": str(self.folder.parent / "home"),
         }
+        environment |= env or {}
         secrets = {"GITHUB_TOKEN": TOKEN, "DATABASE_URL": f"sqlite:///{self.log}"}
         file = self.folder / ".github/workflows" / workflow
         return run_act(self.folder, event, file, env=environment, secrets=secrets, **fields)  # type: ignore[arg-type]
@@ -120,7 +166,7 @@ def test_monitor_opens_an_incident_and_starts_the_retraining(loop: Loop) -> None
     write_log(loop)
     shutil.rmtree(loop.folder / "models/text")  # what a new runner has not
     result = loop.act("schedule", "monitor.yml")
-    assert result.returncode == 0, result.output[-6000:]
+    assert result.returncode == 0, result.explain()
     (issue,) = loop.github.open_issues
     assert issue["title"].startswith("The text model is stale")
     assert [call["workflow"] for call in loop.github.dispatches] == ["retrain.yml"]
@@ -131,7 +177,7 @@ def test_monitor_opens_an_incident_and_starts_the_retraining(loop: Loop) -> None
 
 def test_retraining_opens_one_pull_request_with_its_report(loop: Loop) -> None:
     result = loop.act("workflow_dispatch", "retrain.yml", inputs={"runner": "ubuntu-latest"})
-    assert result.returncode == 0, result.output[-6000:]
+    assert result.returncode == 0, result.explain()
     (pull,) = loop.github.open_pulls
     assert (pull["head"]["ref"], pull["base"]["ref"]) == (BRANCH, "main")
     (comment,) = loop.github.comments[pull["number"]]
@@ -154,7 +200,60 @@ def test_checks_of_the_proposal_pass_and_its_metrics_are_compared(loop: Loop) ->
     environment = {"GITHUB_BASE_REF": "main"}
     for job in ("pipeline", "report"):
         result = loop.act("pull_request", "ci.yml", job=job, payload=payload, variables=environment)
-        assert result.returncode == 0, result.output[-6000:]
+        assert result.returncode == 0, result.explain()
     bodies = [comment["body"] for comment in loop.github.comments[pull["number"]]]
     assert len(bodies) == 2
     assert "### Metrics against `origin/main`" in bodies[1]
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of tools that write down what they are asked."""
+    for name, text in (("docker", DOCKER), ("cosign", COSIGN), ("kubectl", KUBECTL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "image").write_text(FIRST)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_merge_is_released_verified_and_ends_the_incident(loop: Loop, tools: Path, tmp_path: Path) -> None:
+    (pull,) = loop.github.open_pulls
+    served = tmp_path / "served"
+    loop.git("checkout", "-q", "--force", "main")
+    loop.dvc("checkout", "-q", "--force", "models/text")
+    shutil.copytree(loop.folder / "models/text", served)
+    loop.github.merge(pull["number"])
+    loop.git("pull", "-q", "origin", "main")
+    loop.dvc("checkout", "-q", "--force")
+    with run_server(tmp_path / "production", served, loop.folder / "models/video") as server:
+        before = server.client.get("/v1/model").json()["text"]["run"]
+        environment = {
+            "FAKE": str(tools),
+            "NEW_IMAGE": SECOND,
+            "NEW_BUNDLE": str(loop.folder / "models/text"),
+            "SERVED": str(served),
+            "SERVER_PID": str(server.process.pid),
+        }
+        variables = {"DEPLOY_TARGET": "kubernetes", "SERVICE_URL": server.url}
+        result = loop.act("push", "release.yml", env=environment, variables=variables)
+        assert result.returncode == 0, result.explain()
+        assert server.client.get("/v1/model").json()["text"]["run"] != before
+    calls = (tools / "calls").read_text()
+    assert f"cosign sign --yes {SECOND}" in calls
+    assert "docker push --quiet ghcr.io/acme/reviews:model-" in calls
+    assert f"set image deployment/evergreen server={SECOND}" in calls
+    assert [name for name, _ in result.calls if name.startswith("anchore/")] == ["anchore/scan-action"]
+    assert "passed: p99" in result.output
+    (release,) = loop.github.releases
+    assert SECOND in release["body"]
+    assert loop.github.open_issues == []
+    comments = [comment["body"] for comment in loop.github.comments[loop.github.issues[0]["number"]]]
+    assert f"Release {release['tag_name']} was verified" in comments[-1]
+
+
+def test_same_bundle_is_not_released_again(loop: Loop) -> None:
+    result = loop.act("push", "release.yml", job="plan")
+    assert result.returncode == 0, result.explain()
+    assert "Nothing to release" in result.output
+    assert len(loop.github.releases) == 1

@@ -36,6 +36,11 @@ class ActResult:
     output: str
     calls: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
+    def explain(self) -> str:
+        """What the steps printed, and which failed."""
+        lines = [line for line in self.output.splitlines() if "  | " in line or "❌" in line or "Error:" in line]
+        return "\n".join(lines[-80:])
+
 
 def read_yaml(path: Path) -> Any:
     """A workflow or an action; `on` stays a word, as in YAML 1.2."""
