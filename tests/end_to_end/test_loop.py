@@ -16,7 +16,8 @@ import pytest
 from github_server import TOKEN, GitHubServer, serve_github
 from reduced_pipeline import ROOT, copy_clone, make_clone, run
 from ruamel.yaml import YAML
-from running import run_server
+from running import RunningServer, run_server
+from tiny_text_bundle import write_bundle
 
 sys.path.insert(0, str(ROOT / "tests/workflows"))
 from act import ActResult, run_act
@@ -103,6 +104,18 @@ class Loop:
         secrets = {"GITHUB_TOKEN": TOKEN, "DATABASE_URL": f"sqlite:///{self.log}"}
         file = self.folder / ".github/workflows" / workflow
         return run_act(self.folder, event, file, env=environment, secrets=secrets, **fields)  # type: ignore[arg-type]
+
+    def release(self, event: str, server: RunningServer, tools: Path, bundle: Path) -> ActResult:
+        """Release, with a deployment that lets the server take up a bundle."""
+        environment = {
+            "FAKE": str(tools),
+            "NEW_IMAGE": SECOND,
+            "NEW_BUNDLE": str(bundle),
+            "SERVED": str(server.bundle),
+            "SERVER_PID": str(server.process.pid),
+        }
+        variables = {"DEPLOY_TARGET": "kubernetes", "SERVICE_URL": server.url}
+        return self.act(event, "release.yml", env=environment, variables=variables)
 
 
 @pytest.fixture(scope="module")
@@ -228,15 +241,7 @@ def test_merge_is_released_verified_and_ends_the_incident(loop: Loop, tools: Pat
     loop.dvc("checkout", "-q", "--force")
     with run_server(tmp_path / "production", served, loop.folder / "models/video") as server:
         before = server.client.get("/v1/model").json()["text"]["run"]
-        environment = {
-            "FAKE": str(tools),
-            "NEW_IMAGE": SECOND,
-            "NEW_BUNDLE": str(loop.folder / "models/text"),
-            "SERVED": str(served),
-            "SERVER_PID": str(server.process.pid),
-        }
-        variables = {"DEPLOY_TARGET": "kubernetes", "SERVICE_URL": server.url}
-        result = loop.act("push", "release.yml", env=environment, variables=variables)
+        result = loop.release("push", server, tools, loop.folder / "models/text")
         assert result.returncode == 0, result.explain()
         assert server.client.get("/v1/model").json()["text"]["run"] != before
     calls = (tools / "calls").read_text()
@@ -256,4 +261,20 @@ def test_same_bundle_is_not_released_again(loop: Loop) -> None:
     result = loop.act("push", "release.yml", job="plan")
     assert result.returncode == 0, result.explain()
     assert "Nothing to release" in result.output
+    assert len(loop.github.releases) == 1
+
+
+def test_release_that_does_not_hold_is_rolled_back_and_told(loop: Loop, tools: Path, tmp_path: Path) -> None:
+    other = write_bundle(tmp_path / "served")
+    shutil.copytree(other, tmp_path / "same")
+    with run_server(tmp_path / "production", other, loop.folder / "models/video") as server:
+        result = loop.release("workflow_dispatch", server, tools, tmp_path / "same")
+    assert result.returncode == 1
+    assert "the release does not hold" in result.output
+    images = [
+        line.partition("server=")[2] for line in (tools / "calls").read_text().splitlines() if " set image " in line
+    ]
+    assert images == [SECOND, FIRST]
+    (issue,) = loop.github.open_issues
+    assert issue["title"] == "Evergreen: The workflow release failed"
     assert len(loop.github.releases) == 1
