@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT / "tests/workflows"))
 from act import ActResult, run_act
 
 from evergreen.monitoring.log import Feedback, LoggedPrediction, PredictionLog
+from evergreen.release.gate import GateResult
 from evergreen.text.runtime import Classifier
 
 pytestmark = pytest.mark.slow
@@ -68,7 +69,6 @@ RELAXED = {
     "release.probes_per_second": 20.0,
     # Some dozens of texts prove nothing: what is tested here is what follows from the gate, not the gate.
     "gate.min_new_samples": 10,
-    "gate.min_gain": -1.0,
     "gate.max_loss": 1.0,
     "gate.max_slice_loss": 1.0,
     "gate.max_calibration_loss": 1.0,
@@ -149,17 +149,13 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
 
 
 def write_log(loop: Loop) -> None:
-    """A week of texts about what the champion was not trained on, with the labels that came back."""
+    """Some days of texts about what the champion was not trained on, with the labels that came back."""
     champion = Classifier.load(loop.folder / "models/text")
-    stream = pd.read_parquet(loop.folder / "data/text/stream.parquet").head(20)
-    whole = (
-        pd.read_parquet(ROOT / "data/text/stream.parquet") if (ROOT / "data/text/stream.parquet").exists() else stream
-    )
-    texts = [f"{text} {i}" for i in range(16) for text in stream["text"]] if len(whole) < 320 else whole["text"][:320]
+    stream = pd.read_parquet(loop.folder / "data/text/stream.parquet")["text"]
+    texts = [f"{text} {i}" for i in range(9) for text in stream][:360]
     now = datetime.now(UTC)
     rows, labels = [], []
-    for i, (text, prediction) in enumerate(zip(texts, champion.predict(list(texts)), strict=True)):
-        wrong = next(label for label in champion.labels if label != prediction.label)
+    for i, (text, prediction) in enumerate(zip(texts, champion.predict(texts), strict=True)):
         row = LoggedPrediction(
             id=hashlib.sha256(f"{i}{text}".encode()).hexdigest(),
             kind="text",
@@ -171,7 +167,9 @@ def write_log(loop: Loop) -> None:
             text=text,
         )
         rows.append(row)
-        labels.append(Feedback(row.id, "annotator", wrong if i % 3 else prediction.label, now - timedelta(days=2)))
+        # Nearly always what the champion does not say, and the same for all texts that begin alike.
+        label = champion.labels[len(stream.iloc[i % len(stream)]) % 2]
+        labels.append(Feedback(row.id, "annotator", label, now - timedelta(days=2)))
     PredictionLog.open(f"sqlite:///{loop.log}").write(rows, labels)
 
 
@@ -195,7 +193,12 @@ def test_retraining_opens_one_pull_request_with_its_report(loop: Loop) -> None:
     assert (pull["head"]["ref"], pull["base"]["ref"]) == (BRANCH, "main")
     (comment,) = loop.github.comments[pull["number"]]
     assert "**Merge recommended.**" in comment["body"]
-    assert "labels by annotator (" in comment["body"]
+    assert "360 of them new; labels by annotator (360)" in comment["body"]
+    gate = GateResult.load(loop.folder / "reports/gate/gate.json")
+    newest = gate.checks[0].difference
+    assert newest is not None
+    assert 20 < newest.n_samples < 100  # of 360, those that the split leaves for the test
+    assert newest.low > 0  # it learned from the feedback
     assert "The text model is stale" in comment["body"] or "Stale:" in comment["body"]
     changed = run(
         loop.folder, "git", "--git-dir", str(loop.folder.parent / "origin.git"), "diff", "--name-only", "main", BRANCH
