@@ -187,7 +187,7 @@ def test_monitor_opens_an_incident_and_starts_the_retraining(loop: Loop) -> None
 
 
 def test_retraining_opens_one_pull_request_with_its_report(loop: Loop) -> None:
-    result = loop.act("workflow_dispatch", "retrain.yml", inputs={"runner": "ubuntu-latest"})
+    result = loop.act("workflow_dispatch", "retrain.yml")
     assert result.returncode == 0, result.explain()
     (pull,) = loop.github.open_pulls
     assert (pull["head"]["ref"], pull["base"]["ref"]) == (BRANCH, "main")
