@@ -9,6 +9,7 @@ import typer
 
 from evergreen.errors import EvergreenError
 from evergreen.settings import AlertSettings, Settings
+from evergreen.written import load_written
 
 if TYPE_CHECKING:
     from evergreen.monitoring.alerts import Alerts
@@ -40,13 +41,14 @@ def send(
     ),
 ) -> None:
     """Open, update or close the incident by a verdict, and deliver what earlier runs could not."""
-    from evergreen.monitoring.alerts import NO_CHANNEL, load_verdict  # noqa: PLC0415 - imports Apprise and PyGithub
+    from evergreen.monitoring.alerts import NO_CHANNEL  # noqa: PLC0415 - imports Apprise and PyGithub
+    from evergreen.monitoring.staleness import Verdict  # noqa: PLC0415
 
     alerts = _load_alerts()
     if not alerts.has_channels:
         print(NO_CHANNEL)
         return
-    result = alerts.send(load_verdict(verdict), plot)
+    result = alerts.send(load_written(Verdict, verdict, "evergreen monitor"), plot)
     print(f"issue: {result.issue or 'none'}; messages: {result.sent} sent, {result.kept} kept")
     result.raise_problems()
 

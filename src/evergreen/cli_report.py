@@ -25,12 +25,7 @@ def pull_request(
     from evergreen.release.pull_request import collect_report  # noqa: PLC0415 - takes seconds
 
     report = collect_report(gate, verdict, champion)
-    if out is None:
-        print(report, end="")
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(report, encoding="utf-8")
-    print(f"{len(report):,} characters in {out}")
+    _leave(report, out)
 
 
 @app.command(epilog="Example: evergreen report metrics --champion origin/main --out report.md")
@@ -44,12 +39,7 @@ def metrics(
 
     report = render_metrics(champion, RetrainingSettings.load().repository_url, commit)
     add_summary(report)
-    if out is None:
-        print(report, end="")
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(report, encoding="utf-8")
-    print(f"{len(report):,} characters in {out}")
+    _leave(report, out)
 
 
 @app.command(epilog="Example: evergreen report post report.md --pull-request 12 --name metrics")
@@ -65,3 +55,12 @@ def post(
         raise typer.BadParameter("letters, digits and dashes", param_hint="'--name'")
     PullRequests(RetrainingSettings.load()).comment(pull_request, name, file.read_text(encoding="utf-8"))
     print(f"comment {name} on #{pull_request}")
+
+
+def _leave(report: str, out: Path | None) -> None:
+    if out is None:
+        print(report, end="")
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(report, encoding="utf-8")
+    print(f"{len(report):,} characters in {out}")

@@ -10,6 +10,7 @@ import typer
 from evergreen.actions import add_summary, set_output
 from evergreen.errors import EvergreenError
 from evergreen.settings import AlertSettings, RetrainingSettings, Settings
+from evergreen.written import load_written
 
 if TYPE_CHECKING:
     from evergreen.params import Params
@@ -31,10 +32,10 @@ def start(
     base: _Base = "main",
 ) -> None:
     """Start the retraining workflow at GitHub where the verdict says retrain; else say why not."""
-    from evergreen.monitoring.alerts import load_verdict  # noqa: PLC0415 - imports for this command only
+    from evergreen.monitoring.staleness import Verdict  # noqa: PLC0415 - imports for this command only
     from evergreen.release.pull_requests import PullRequests  # noqa: PLC0415
 
-    seen = load_verdict(verdict)
+    seen = load_written(Verdict, verdict, "evergreen monitor")
     if seen.action != "retrain":
         print(f"not started: the verdict is {seen.status}, {seen.action.replace('_', ' ')}")
         return
@@ -129,7 +130,7 @@ def propose(
     set_output("pull-request", outcome.proposal.url if outcome.proposal else "")
     add_summary(f"{outcome.message}\n\n{outcome.report}")
     print(outcome.message)
-    result = GateResult.load(gate)
+    result = load_written(GateResult, gate, "evergreen gate")
     if not result.passed:
         _tell(summarize_failure(outcome, result))
 

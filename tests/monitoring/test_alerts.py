@@ -583,7 +583,7 @@ def test_commands(github: GitHubServer, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("EVERGREEN_ALERT_URLS", hook(github))
     code, output = run("send")
     assert code == 1
-    assert "verdict.json: no such file. Run evergreen monitor" in output
+    assert "verdict.json: missing. Make it: evergreen monitor" in output
     STALE.save(Path("reports/monitoring/verdict.json"))
     code, output = run("send")
     assert (code, github.open_issues[0]["html_url"] in output) == (0, True)

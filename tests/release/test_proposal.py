@@ -18,6 +18,7 @@ from evergreen.release.proposal import Outcome, check_cooldown, propose
 from evergreen.release.proposal_branch import BRANCH, BranchError
 from evergreen.release.pull_requests import PullRequests
 from evergreen.settings import RetrainingSettings
+from evergreen.written import WrittenFileError
 
 pytestmark = pytest.mark.slow
 
@@ -198,6 +199,12 @@ def test_code_that_is_not_committed_stops_the_proposal(repository: Repository) -
     with pytest.raises(BranchError, match=r"src/model\.py\. Commit or stash it first"):
         repository.propose()
     assert repository.github.pulls == []
+
+
+def test_without_a_verdict_of_the_gate_nothing_is_proposed(repository: Repository) -> None:
+    (repository.folder / "reports/gate/gate.json").unlink()
+    with pytest.raises(WrittenFileError, match=r"gate\.json: missing\. Make it: evergreen gate"):
+        repository.propose()
 
 
 def test_nothing_new_is_nothing_to_propose(repository: Repository) -> None:

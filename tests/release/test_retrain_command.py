@@ -95,7 +95,7 @@ def test_nothing_is_started_unless_the_verdict_says_retrain(repository: Path) ->
     assert "not started: the verdict is" in result.stdout
     missing = run(repository, "evergreen", "retrain", "start", "--verdict", "none.json")
     assert missing.returncode == 1
-    assert "Run evergreen monitor first" in missing.stderr
+    assert "none.json: missing. Make it: evergreen monitor" in missing.stderr
 
 
 @pytest.mark.parametrize("command", [["check"], ["propose"]])

@@ -227,7 +227,7 @@ def test_wrong_usage_is_told_apart(golden: GoldenSet, tmp_path: Path) -> None:
     (tmp_path / "before.json").write_text("{}")
     wrong = run_command(tmp_path, "verify", url, "--golden", "golden.json", "--before", "before.json")
     assert wrong.returncode == 2
-    assert "before.json: not a measurement" in wrong.stderr
+    assert "before.json: not what evergreen release measure writes" in wrong.stderr
     with pytest.raises(TooShortError, match=r"Measure for 0\.4 minutes"):
         check_duration(10, make_release_params(min_requests=100, probes_per_second=4.0))
 

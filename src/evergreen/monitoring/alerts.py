@@ -380,20 +380,6 @@ class Alerts:
                 result.sent += 1
 
 
-def load_verdict(file: Path) -> Verdict:
-    """Read `reports/monitoring/verdict.json`.
-
-    Raises:
-        AlertError: when it is not one.
-    """
-    try:
-        return Verdict.load(file)
-    except FileNotFoundError as error:
-        raise AlertError(f"{file}: no such file. Run evergreen monitor first, or give --verdict.") from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise AlertError(f"{file}: not a verdict. Write it with evergreen monitor.") from error
-
-
 def _choose_event(told: str, incident: str | None) -> Event | None:
     if told == (incident or ""):
         return None

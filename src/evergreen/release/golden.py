@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Self
 
 import pandas as pd
-from pydantic import ValidationError
 
 from evergreen.bundle import MANIFEST, BaseManifest
 from evergreen.errors import EvergreenError
@@ -13,6 +12,7 @@ from evergreen.metrics import Metrics
 from evergreen.params import Params
 from evergreen.text.runtime import Classifier
 from evergreen.video.bundle import Bundle as VideoBundle
+from evergreen.written import load_written
 
 GOLDEN = Path("reports/release/golden.json")
 TEXT_BUNDLE, VIDEO_BUNDLE, TEST = Path("models/text"), Path("models/video"), Path("data/text/test.parquet")
@@ -94,12 +94,7 @@ def load_golden_set(file: Path) -> GoldenSet:
     Raises:
         GoldenError: when it is missing or something else.
     """
-    try:
-        return GoldenSet.load(file)
-    except FileNotFoundError as error:
-        raise GoldenError(f"{file}: no such file. Make it with evergreen release golden, or give --golden.") from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise GoldenError(f"{file}: not a golden set. Make it with evergreen release golden.") from error
+    return load_written(GoldenSet, file, "evergreen release golden", GoldenError)
 
 
 def _choose_texts(count: int, seed: int) -> list[str]:

@@ -11,6 +11,7 @@ from evergreen.release.gate import GateResult
 from evergreen.release.proposal_branch import EVIDENCE, commit_proposal, push_proposal
 from evergreen.release.pull_request import collect_report
 from evergreen.release.pull_requests import Proposal, PullRequests
+from evergreen.written import load_written
 
 TITLE = "Retrain the text model"
 _REPORT = "report"
@@ -72,10 +73,10 @@ def propose(
         cooldown_days: that the text of the pull request names.
 
     Raises:
-        BranchError, GitHubError, ReportError: with the remedy.
+        BranchError, GitHubError, WrittenFileError: with the remedy.
     """
     revision = f"{remote}/{base}"
-    result = GateResult.load(gate)
+    result = load_written(GateResult, gate, "evergreen gate")
     before = pulls.find_open(base)
     if not result.passed:
         report = collect_report(gate, verdict, revision, None)

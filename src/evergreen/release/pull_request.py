@@ -2,11 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import ValidationError
-
-from evergreen.errors import EvergreenError
 from evergreen.markdown import make_environment
 from evergreen.metrics import Metrics
 from evergreen.monitoring.staleness import Verdict
@@ -18,6 +14,7 @@ from evergreen.release.proposal_branch import BRANCH, EVIDENCE
 from evergreen.text.bundle import Bundle, Manifest
 from evergreen.text.evaluation_metrics import TextMetrics
 from evergreen.text.metrics import DataMetrics
+from evergreen.written import load_written
 
 MAX_CHARACTERS = 60_000
 """GitHub takes 65,536 of a comment."""
@@ -28,13 +25,6 @@ _PLOTS = {
     "Calibration": "reports/text/calibration.png",
     "Confusion matrix": "reports/text/confusion_matrix.png",
 }
-
-
-_M = TypeVar("_M", bound=Metrics)
-
-
-class ReportError(EvergreenError):
-    """A file that the report is made of is missing or damaged; the message names it and the command that makes it."""
 
 
 class DataChange(Metrics):
@@ -102,16 +92,16 @@ def collect_report(gate: Path, verdict: Path, revision: str, files_url: str | No
         files_url: where the commit's files can be seen, for the pictures; empty: here; None: nowhere.
 
     Raises:
-        ReportError: naming the file that is missing or damaged, and the command that makes it.
+        WrittenFileError: naming the file that is missing or damaged, and the command that makes it.
     """
     params = Params.load()
-    seen = _read(Verdict, verdict, "evergreen monitor") if verdict.is_file() else None
-    data = _read(DataMetrics, Path("metrics/data.json"), "dvc repro")
+    seen = load_written(Verdict, verdict, "evergreen monitor") if verdict.is_file() else None
+    data = load_written(DataMetrics, Path("metrics/data.json"), "dvc repro")
     return render_pull_request(
-        _read(GateResult, gate, "evergreen gate"),
+        load_written(GateResult, gate, "evergreen gate"),
         seen,
         Bundle.load("models/text").manifest,
-        _read(TextMetrics, Path("metrics/text.json"), "dvc repro"),
+        load_written(TextMetrics, Path("metrics/text.json"), "dvc repro"),
         compare_data(_read_splits(revision), data),
         params.data.corpora,
         load_summary(Path(params.data.feedback)) if params.data.feedback else FeedbackSummary(),
@@ -135,15 +125,6 @@ def _read_splits(revision: str) -> dict[str, int]:
         return {str(split): int(count) for split, count in json.loads(content)["splits"].items()}
     except (ValueError, KeyError, AttributeError, TypeError):  # the revision has none, or another form
         return {}
-
-
-def _read(kind: type[_M], path: Path, command: str) -> _M:
-    try:
-        return kind.load(path)
-    except OSError as error:
-        raise ReportError(f"{path}: missing. Make it: {command}.") from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise ReportError(f"{path}: not what {command} writes. Make it again.") from error
 
 
 def _cut(report: str) -> str:

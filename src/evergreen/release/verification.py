@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from evergreen.errors import EvergreenError
 from evergreen.metrics import Metrics
 from evergreen.params import ReleaseParams
@@ -11,6 +9,7 @@ from evergreen.release.golden import GoldenSet
 from evergreen.release.measurement import Figures, Measurement, measure
 from evergreen.release.server import Server, ServerError
 from evergreen.release.smoke import SmokeError, smoke
+from evergreen.written import load_written
 
 ROLL_BACK = 5
 """Exit code."""
@@ -53,10 +52,7 @@ def load_before(file: Path | None) -> Measurement | None:
     """
     if file is None or not file.is_file():
         return None
-    try:
-        return Measurement.load(file)
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise MeasurementError(f"{file}: not a measurement. Write it with evergreen release measure.") from error
+    return load_written(Measurement, file, "evergreen release measure", MeasurementError)
 
 
 def verify(
