@@ -2,7 +2,7 @@
 
 Three folds of four clips, as the data's README wants it. Of the other eight clips, one of each fold is for validation;
 the diffusion model learns from the normal frames of the rest and from the clip without anomalies, the CNN+LSTM from
-their labels. Folds run side by side with --jobs, and one that is done is not run again:
+their labels. Folds run side by side with --jobs; a run that is cut off resumes, and a new judge uses the error maps:
 python benchmarks/ped2.py --setting two_cores|full [--seeds N] [--jobs N] [--set diffusion.steps=2000 …]
 """
 
@@ -39,10 +39,12 @@ from evergreen.video.evaluation import measure_difference
 from evergreen.video.extraction import make_features
 from evergreen.video.features import read_features, write_features
 from evergreen.video.labels import LabeledClip, find_clips
+from evergreen.video.metrics import FeatureMetrics
 from evergreen.video.sequences import Part, Split, read_sequences
 from evergreen.video.training import TrainingSet, calibrate, load_training_set, train_cnn_lstm
 
 DATA, RESULTS, WORK = Path("../shared/data/ped2"), Path("benchmarks/results"), Path(".cache/ped2")
+RESULT = "result.json"
 PACKAGES = ("torch", "diffusers", "onnxruntime", "numpy", "opencv-python-headless")
 N_FOLDS = 3
 SECTIONS = ("video", "clips", "diffusion", "reconstruction", "cnn_lstm")
@@ -71,14 +73,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "clips.height": 240,
         "clips.width": 360,
         "diffusion.channels": [64, 128, 192],
-        "diffusion.steps": 4000,
+        "diffusion.steps": 2000,
         "diffusion.batch_size": 16,
         "diffusion.crop_size": 128,
         "diffusion.learning_rate": 5e-4,
         "diffusion.ema_decay": 0.999,
         "diffusion.checkpoint_steps": 100_000,
         "reconstruction.timesteps": [20, 50, 100],
-        "reconstruction.noise_draws": 4,
+        "reconstruction.noise_draws": 2,
         "reconstruction.batch_size": 32,
         "cnn_lstm.block": 24,
     },
@@ -142,22 +144,39 @@ def _count_frames(clip: LabeledClip, params: Params) -> int:
 
 
 def run_fold(fold: Fold) -> FoldResult:
-    """Train on two folds and score the third, from videos to scores."""
+    """Train on two folds and score the third, from videos to scores; what an earlier run left is not made again."""
     cv2.setNumThreads(2)
-    params, folder = fold.params, fold.folder
-    seconds: dict[str, float] = {}
-    parts = plan_fold(fold.number, params)
-    paths = (folder / "features.h5", folder / "weights", folder / "diffusion.csv", folder / "checkpoints")
-    made = make_features(params, parts, *paths)
-    seconds |= {"diffusion": made.train_runtime, "error_maps": made.features_runtime}
-    _run_timed("test_error_maps", seconds, partial(write_test_maps, parts, params, folder))
-    scores, y_true = score_difference(parts, params)
-    rows = {"frame_difference": scores}
+    parts = plan_fold(fold.number, fold.params)
+    result = _load_result(fold)
+    if result is None:
+        scores, y_true = score_difference(parts, fold.params)
+        rows = {"frame_difference": scores}
+        result = FoldResult(seed=fold.params.seed, fold=fold.number, seconds={}, y_true=y_true, scores=rows)
+    make_error_maps(parts, fold, result.seconds)
+    data: dict[int, TrainingSet] = {}
     for name, changes in JUDGES.items():
-        rows |= _run_timed(name, seconds, partial(score_judge, name, changes, fold))
-    result = FoldResult(seed=params.seed, fold=fold.number, seconds=seconds, y_true=y_true, scores=rows)
-    result.save(folder / "result.json")
+        if name not in result.scores:
+            result.scores |= _run_timed(name, result.seconds, partial(score_judge, name, changes, fold, data))
+            result.save(fold.folder / RESULT)
     return result
+
+
+def _load_result(fold: Fold) -> FoldResult | None:
+    path = fold.folder / RESULT
+    return FoldResult.load(path) if path.exists() else None
+
+
+def make_error_maps(parts: list[Part], fold: Fold, seconds: dict[str, float]) -> None:
+    """Train the diffusion model, and write the error maps of all clips; each file is there when it is complete."""
+    params, folder = fold.params, fold.folder
+    made = folder / "features.json"
+    if not made.exists():
+        paths = (folder / "features.h5", folder / "weights", folder / "diffusion.csv", folder / "checkpoints")
+        make_features(params, parts, *paths).save(made)
+    metrics = FeatureMetrics.load(made)
+    seconds |= {"diffusion": metrics.train_runtime, "error_maps": metrics.features_runtime}
+    if not (folder / "test.h5").exists():
+        _run_timed("test_error_maps", seconds, partial(write_test_maps, parts, params, folder))
 
 
 def _run_timed(name: str, seconds: dict[str, float], run: Callable[[], Any]) -> Any:
@@ -190,16 +209,23 @@ def score_difference(parts: list[Part], params: Params) -> tuple[Clips, Clips]:
     return scores, y_true
 
 
-def score_judge(name: str, changes: dict[str, Any], fold: Fold) -> dict[str, Clips]:
+def score_judge(name: str, changes: dict[str, Any], fold: Fold, data: dict[int, TrainingSet]) -> dict[str, Clips]:
     """Train a judge of error maps, export it, calibrate it on validation, and let it judge the fold's clips.
+
+    Args:
+        name, changes: of `JUDGES`.
+        fold: whose error maps are on disk.
+        data: what judges learn from, by the size of blocks, kept from one judge to the next: it takes long to read.
 
     Returns:
         Two rows: calibrated, which is what the detector answers, and the logits before that.
     """
     params = make_params(_list_changes(fold.params) | changes, fold.params.seed)
     features, clips = fold.folder / "features.h5", params.clips
-    data: TrainingSet = load_training_set(features, params.cnn_lstm, clips)
-    trained = train_cnn_lstm(data, params.cnn_lstm, fold.params.seed, bidirectional=True)
+    block = params.cnn_lstm.block
+    if block not in data:
+        data[block] = load_training_set(features, params.cnn_lstm, clips)
+    trained = train_cnn_lstm(data[block], params.cnn_lstm, fold.params.seed, bidirectional=True)
     export_cnn_lstm(trained.model, clips, fold.folder / name)
     judge = load_judge(fold.folder / name / CNN_LSTM)
     calibration = calibrate(features, judge, clips, params.cnn_lstm.cost_ratio, causal=False).frame
@@ -269,8 +295,9 @@ def summarize(results: list[FoldResult], params: EvaluateParams) -> dict[str, An
     return {"frame_auc": pooled, "folds": by_fold}
 
 
-def save(results: list[FoldResult], args: argparse.Namespace, params: Params, seconds: float) -> None:
-    """Write what is done so far."""
+def save(results: list[FoldResult], args: argparse.Namespace, params: Params, seconds: float) -> dict[str, Any]:
+    """Write what is done so far, and return its figures."""
+    summary = summarize(results, params.evaluate)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "processor"
     save_result(
         args.out,
@@ -279,13 +306,14 @@ def save(results: list[FoldResult], args: argparse.Namespace, params: Params, se
         setting=args.setting,
         seconds=round(seconds, 1),
         jobs=args.jobs,
-        params=params.model_dump(mode="json", include=set(SECTIONS)),
-        **summarize(results, params.evaluate),
+        params=params.model_dump(mode="json", include=set(SECTIONS), exclude={"video": {"source", "labels"}}),
+        **summary,
     )
+    return summary
 
 
 def main() -> None:
-    """Run what is not done yet, and write the table after each fold."""
+    """Run the folds, and write the table after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--setting", choices=SETTINGS, default="two_cores")
     parser.add_argument("--seeds", type=int, default=1)
@@ -313,18 +341,16 @@ def run(args: argparse.Namespace, changes: dict[str, Any]) -> None:
         for seed in range(args.seeds)
         for number in range(N_FOLDS)
     ]
-    done = [fold for fold in folds if (fold.folder / "result.json").exists()]
-    results = [FoldResult.load(fold.folder / "result.json") for fold in done]
+    results: list[FoldResult] = []
     # CUDA can't be used in a forked process.
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(run_fold, fold) for fold in folds if fold not in done]
+        futures = [pool.submit(run_fold, fold) for fold in folds]
         for future in as_completed(futures):
             results.append(future.result())
-            save(results, args, folds[0].params, time.monotonic() - start)
+            summary = save(results, args, folds[0].params, time.monotonic() - start)
             print(f"seed {results[-1].seed}, fold {results[-1].fold}: {results[-1].seconds}", flush=True)
-    save(results, args, folds[0].params, time.monotonic() - start)
     print("| row | frame AUC by seed |\n| --- | --- |")
-    for row, by_seed in summarize(results, folds[0].params.evaluate)["frame_auc"].items():
+    for row, by_seed in summary["frame_auc"].items():
         print(f"| {row} | {', '.join(str(Estimate(**auc)) for auc in by_seed.values())} |")
 
 
