@@ -113,6 +113,15 @@ class RunningServer(RunningService):
                     workers.append(member)
         return workers
 
+    def wait_for_worker(self, seconds: float = 30) -> psutil.Process:
+        """One of its workers; where all were killed, the first that is started anew."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if workers := self.workers():
+                return workers[0]
+            time.sleep(0.05)
+        raise RuntimeError(f"no worker: {self.read_output()}")
+
     def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 30) -> int:
         """Stop it and wait for all of its processes to end."""
         family = self.family()

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from faults import wait_until
 from prometheus_client.parser import text_string_to_metric_families
 from running import RunningServer, run_server
 from tiny_text_bundle import LABELS, write_bundle
@@ -214,13 +215,12 @@ def test_stop_answers_open_requests(tmp_path: Path, bundle: Path) -> None:
         callers = [threading.Thread(target=call) for _ in range(8)]
         for caller in callers:
             caller.start()
-        time.sleep(0.5)
+        wait_until(lambda: len(answered) > 50)
         assert server.stop() == 0
         for caller in callers:
             caller.join(10)
         assert not lost
         ids = [item.prediction.id for item in server.read_log()]
-        assert len(answered) > 50
         assert sorted(ids) == sorted(answered)
 
 
@@ -229,7 +229,7 @@ def test_lost_worker_costs_no_request(tmp_path: Path, bundle: Path) -> None:
         pending = [pool.submit(server.classify, f"word{i % 150}") for i in range(1200)]
         for _ in range(3):
             time.sleep(0.2)
-            server.workers()[0].kill()
+            server.wait_for_worker().kill()
         answers = [future.result() for future in pending]
         assert len({answer["id"] for answer in answers}) == 1200
         end = time.monotonic() + 20
@@ -252,7 +252,7 @@ def test_new_bundle_is_taken_up_and_a_damaged_one_refused(tmp_path: Path, bundle
         server.process.send_signal(signal.SIGHUP)
         wait_for_output(server, "the new bundle is refused")
         assert server.classify("word9")["probabilities"] == before
-        server.workers()[0].kill()  # its successor loads the old one as well
+        server.wait_for_worker().kill()  # its successor loads the old one as well
         assert server.classify("word9")["probabilities"] == before
         write_bundle(folder, seed=2)
         server.process.send_signal(signal.SIGHUP)
