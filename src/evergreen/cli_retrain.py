@@ -120,9 +120,7 @@ def propose(
     Of a model that did not pass, the alert gets the evidence, and a pull request that is open is withdrawn.
     """
     from evergreen.params import Params  # noqa: PLC0415 - as above
-    from evergreen.release.gate import GateResult  # noqa: PLC0415
     from evergreen.release.proposal import propose as propose_model  # noqa: PLC0415
-    from evergreen.release.proposal import summarize_failure  # noqa: PLC0415
     from evergreen.release.pull_requests import PullRequests  # noqa: PLC0415
 
     days = Params.load().retraining.cooldown_days
@@ -130,9 +128,8 @@ def propose(
     set_output("pull-request", outcome.proposal.url if outcome.proposal else "")
     add_summary(f"{outcome.message}\n\n{outcome.report}")
     print(outcome.message)
-    result = load_written(GateResult, gate, "evergreen gate")
-    if not result.passed:
-        _tell(summarize_failure(outcome, result))
+    if outcome.evidence:
+        _tell(outcome.evidence)
 
 
 def _tell(text: str) -> None:

@@ -175,5 +175,5 @@ def _check_protection(reader: _Reader, found: dict[str, Any]) -> CheckResult:
             return CheckResult(name, "unchecked", "it can't be seen", "Ask with an administrator's token.")
     if "pull_request" in kinds:
         return CheckResult(name, "ok", ", ".join(sorted(kinds)))
-    remedy = "Add a ruleset that requires a pull request and the check `checks`: merging is what releases."
+    remedy = "Add a ruleset that requires a pull request and the check `Linters and tests`: merging is what releases."
     return CheckResult(name, "problem", "anybody who may push can release without a review", remedy)

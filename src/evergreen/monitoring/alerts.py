@@ -5,7 +5,6 @@ not queued: each run makes it show the newest verdict, and remembers only that o
 Where no state is left, as on a new runner, the digest in the issue says what was told.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +33,7 @@ from evergreen.monitoring.alert_text import (
     render_run,
     render_title,
 )
-from evergreen.monitoring.incidents import Incident, OpenIssue, Subject
+from evergreen.monitoring.incidents import Incident, OpenIssue, Subject, hash_comment
 from evergreen.monitoring.staleness import Verdict
 from evergreen.settings import AlertSettings
 
@@ -197,7 +196,7 @@ class Alerts:
                 else:
                     result.issue = commented.url if commented else ""
             state.incident = before
-            digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+            digest = hash_comment(text)
             if state.note != digest:
                 state.note = digest
                 note = render_note(text, self.links, result.issue)

@@ -112,7 +112,7 @@ class Incident:
             issue = self._keep_oldest()
             if issue is None:
                 return None
-            self._comment(issue, _hash(comment), comment)
+            self._comment(issue, hash_comment(comment), comment)
             return self._describe(issue)
 
         return retry(add, self.policy, self.deadline)
@@ -124,7 +124,7 @@ class Incident:
             issue = self._keep_oldest()
             if issue is None:
                 return None
-            self._comment(issue, _hash(comment), comment)
+            self._comment(issue, hash_comment(comment), comment)
             issue.edit(state="closed", state_reason="completed")
             return self._describe(issue)
 
@@ -192,5 +192,6 @@ def _normalize(body: str | None) -> list[str]:
     return (body or "").split()
 
 
-def _hash(comment: str) -> str:
+def hash_comment(comment: str) -> str:
+    """Identify a comment, to see whether it was made already."""
     return hashlib.sha256(comment.encode()).hexdigest()[:16]

@@ -3,13 +3,16 @@
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from evergreen.errors import EvergreenError
+from evergreen.metrics import Metrics
 from evergreen.text.runtime import Classifier
 from evergreen.video.metrics import VideoMetrics
 
+_M = TypeVar("_M", bound=Metrics)
 BUNDLE, VIDEO_METRICS = "models/text", "metrics/video.json"
 
 
@@ -44,14 +47,14 @@ def fetch_champion(revision: str, folder: Path, num_threads: int | None = None) 
         ChampionError: when the revision is unknown, or its bundle is in no cache and no remote.
         BundleError: when the bundle that came is damaged or of another format.
     """
-    commit = _run("git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    commit = run("git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     if commit.returncode:
         raise ChampionError(
             f"{revision}: no such revision here. Fetch it (git fetch origin {revision}) or name another."
         )
     if not _has_bundle(revision):
         return None
-    got = _run("dvc", "get", ".", BUNDLE, "--rev", commit.stdout.strip(), "--out", str(folder), "--quiet")
+    got = run("dvc", "get", ".", BUNDLE, "--rev", commit.stdout.strip(), "--out", str(folder), "--quiet")
     if got.returncode:
         reason = got.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise ChampionError(
@@ -63,16 +66,20 @@ def fetch_champion(revision: str, folder: Path, num_threads: int | None = None) 
 
 def read_video_metrics(revision: str) -> VideoMetrics | None:
     """Read the detector's metrics as a revision has them."""
-    content = show_file(revision, VIDEO_METRICS)
+    return parse_metrics(VideoMetrics, show_file(revision, VIDEO_METRICS))
+
+
+def parse_metrics(kind: type[_M], content: str | None) -> _M | None:
+    """Read the content of a file of metrics; None where there is none, or another version wrote it."""
     try:
-        return None if content is None else VideoMetrics.model_validate_json(content)
+        return None if content is None else kind.model_validate_json(content)
     except ValidationError:
         return None
 
 
 def show_file(revision: str, path: str) -> str | None:
     """Read a file as a revision has it; None where it has none, or there is no such revision."""
-    shown = _run("git", "show", f"{revision}:{path}")
+    shown = run("git", "show", f"{revision}:{path}")
     return None if shown.returncode else shown.stdout
 
 
@@ -80,5 +87,6 @@ def _has_bundle(revision: str) -> bool:
     return f"path: {BUNDLE}\n" in (show_file(revision, "dvc.lock") or "")
 
 
-def _run(*command: str) -> "subprocess.CompletedProcess[str]":
+def run(*command: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command in the current folder, whatever its exit code."""
     return subprocess.run(command, capture_output=True, text=True, check=False)

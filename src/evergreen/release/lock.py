@@ -1,7 +1,6 @@
 """What dvc.lock names, at a Git revision and on disk."""
 
 import json
-import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +11,7 @@ from ruamel.yaml.error import YAMLError
 
 from evergreen.bundle import BaseManifest, BundleError, hash_files
 from evergreen.errors import EvergreenError
-from evergreen.release.champion import show_file
+from evergreen.release.champion import run, show_file
 from evergreen.release.golden import TEXT_BUNDLE, VIDEO_BUNDLE
 from evergreen.text.bundle import Bundle as TextBundle
 from evergreen.text.splits import SPLITS
@@ -64,7 +63,7 @@ class Commit:
         Raises:
             LockError: when Git does not know it.
         """
-        shown = _run("git", "log", "-1", "--format=%H %ct", f"{revision}^{{commit}}", "--")
+        shown = run("git", "log", "-1", "--format=%H %ct", f"{revision}^{{commit}}", "--")
         if shown.returncode:
             raise LockError(f"{revision}: no such revision here. Fetch it, or name another: --ref.")
         sha, seconds = shown.stdout.split()
@@ -110,7 +109,7 @@ def _check_data(manifest: BaseManifest) -> list[str]:
 
 def _check_outs(paths: list[str]) -> list[str]:
     """Ask DVC about outputs; what only depends on code and parameters is no part of a release."""
-    done = _run("dvc", "status", "--json", *paths)
+    done = run("dvc", "status", "--json", *paths)
     try:
         stages: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
@@ -135,7 +134,3 @@ def _read_outs(content: str) -> dict[str, str]:
         return {str(out["path"]): str(out["md5"]).removesuffix(".dir") for out in outs if "md5" in out}
     except (YAMLError, KeyError, TypeError, AttributeError) as error:
         raise LockError(f"dvc.lock: not one of DVC's ({error}). Restore it: git checkout dvc.lock.") from error
-
-
-def _run(*command: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,15 +1,12 @@
 """Metrics and plots of a change beside those of another revision, as Markdown for a pull request."""
 
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from evergreen.markdown import make_environment
 from evergreen.metrics import Estimate
-from evergreen.release.champion import show_file
+from evergreen.release.champion import parse_metrics, run, show_file
 from evergreen.text.evaluation_metrics import TextMetrics
 from evergreen.text.metrics import DataMetrics
 from evergreen.video.metrics import VideoMetrics
@@ -38,11 +35,11 @@ def render_metrics(revision: str, files_url: str, commit: str) -> str:
     rows = [
         row
         for path, kind in _FILES.items()
-        for row in _compare(_parse(kind, show_file(revision, path)), _parse(kind, _read(path)))
+        for row in _compare(parse_metrics(kind, show_file(revision, path)), parse_metrics(kind, _read(path)))
     ]
-    shas = [_run("git", "rev-parse", "--verify", name) for name in (revision, commit)]
+    shas = [_read_output("git", "rev-parse", "--verify", name) for name in (revision, commit)]
     plots = _list_changed_plots(revision) if files_url else []
-    all_metrics = _run("dvc", "metrics", "diff", revision, "--md", "--precision", "4")
+    all_metrics = _read_output("dvc", "metrics", "diff", revision, "--md", "--precision", "4")
     template = make_environment(Path(__file__).parent).get_template("metrics_template.md")
     return template.render(
         revision=revision,
@@ -50,13 +47,6 @@ def render_metrics(revision: str, files_url: str, commit: str) -> str:
         all_metrics=_cut(all_metrics) if all_metrics.count("\n") > 1 else "",
         plots=[(path, *(f"{files_url}/blob/{sha}/{path}?raw=true" for sha in shas)) for path in plots],
     )
-
-
-def _parse(kind: type[Any], content: str | None) -> Any:
-    try:
-        return None if content is None else kind.model_validate_json(content)
-    except ValidationError:  # written by another version
-        return None
 
 
 def _read(path: str) -> str | None:
@@ -87,7 +77,7 @@ def _list_values(metrics: Any) -> dict[str, str]:
 def _list_changed_plots(revision: str) -> list[str]:
     return [
         path
-        for path in _run("git", "diff", "--name-only", revision, "--", "reports").splitlines()
+        for path in _read_output("git", "diff", "--name-only", revision, "--", "reports").splitlines()
         if path.endswith(".png")
     ]
 
@@ -96,5 +86,5 @@ def _cut(table: str) -> str:
     return table if len(table) <= _MAX_CHARACTERS else table[:_MAX_CHARACTERS].rpartition("\n")[0] + "\n\n*Cut.*"
 
 
-def _run(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+def _read_output(*command: str) -> str:
+    return run(*command).stdout.strip()

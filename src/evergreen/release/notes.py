@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from evergreen.markdown import make_environment
 from evergreen.metrics import Metrics
-from evergreen.release.champion import show_file
+from evergreen.release.champion import parse_metrics, show_file
 from evergreen.release.golden import GoldenSet
 from evergreen.release.metrics_report import MetricRow
 from evergreen.release.releases import Release
@@ -85,10 +83,6 @@ def _read(kind: type[Metrics], path: str, now: list[str], before: list[str]) -> 
 def _read_first(kind: type[Metrics], path: str, revisions: list[str]) -> Metrics | None:
     for revision in revisions:
         content = show_file(revision, path)
-        if content is None:
-            continue
-        try:
-            return kind.model_validate_json(content)
-        except ValidationError:  # written by another version
-            return None
+        if content is not None:
+            return parse_metrics(kind, content)
     return None

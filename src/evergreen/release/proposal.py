@@ -32,11 +32,13 @@ class Outcome:
         message: for people, one line.
         proposal: the open pull request; None where there is none.
         report: Markdown.
+        evidence: of a challenger that did not pass, for the alert; else empty.
     """
 
     message: str
     proposal: Proposal | None
     report: str
+    evidence: str = ""
 
 
 def check_cooldown(pulls: PullRequests, base: str, cooldown_days: float, now: datetime) -> RetrainingDecision:
@@ -80,11 +82,12 @@ def propose(
     before = pulls.find_open(base)
     if not result.passed:
         report = collect_report(gate, verdict, revision, None)
-        if before is None:
-            return Outcome(f"Not proposed: {result.summary}", None, report)
-        pulls.comment(before.number, _REPORT, report)
-        pulls.withdraw(before, f"Withdrawn: a newer challenger was trained. {escape_markdown(result.summary)}")
-        return Outcome(f"Not proposed, and {before.url} withdrawn: {result.summary}", None, report)
+        message = f"Not proposed: {result.summary}"
+        if before is not None:
+            pulls.comment(before.number, _REPORT, report)
+            pulls.withdraw(before, f"Withdrawn: a newer challenger was trained. {escape_markdown(result.summary)}")
+            message = f"Not proposed, and {before.url} withdrawn: {result.summary}"
+        return Outcome(message, None, report, _write_evidence(message, result))
     _keep_evidence(gate, verdict, plot)
     commit = commit_proposal(f"{TITLE}\n\n{result.summary}")
     if commit is None:
@@ -114,8 +117,8 @@ def _describe(cooldown_days: float) -> str:
     )
 
 
-def summarize_failure(outcome: Outcome, result: GateResult) -> str:
-    """Write the evidence for the alert: which rules failed, with their numbers."""
+def _write_evidence(message: str, result: GateResult) -> str:
+    """Say which rules failed, with their numbers."""
     failed = [check for check in result.checks if check.status == "failed"]
     lines = [f"- {escape_markdown(check.name)}: {escape_markdown(check.message)}" for check in failed]
-    return "\n".join([escape_markdown(outcome.message), "", *lines])
+    return "\n".join([escape_markdown(message), "", *lines])
