@@ -1,5 +1,6 @@
 """User text in Markdown: it can't format, mention, refer, or end what it stands in."""
 
+import html
 import re
 from pathlib import Path
 
@@ -39,6 +40,11 @@ def escape_markdown(text: str) -> str:
     line = re.sub(r"([\\`*_{}\[\]|~])", r"\\\1", clean_line(text, 1000))
     # Entities, since a backslash does not count where HTML surrounds it; "&commat;all" would be a mention otherwise.
     return break_references(line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+
+
+def unescape_markdown(line: str) -> str:
+    """Show what `escape_markdown` made where nothing renders it, as in a mail; HTML has to be escaped again."""
+    return html.unescape(re.sub(r"\\([\\`*_{}\[\]|~])", r"\1", line))
 
 
 def break_references(text: str) -> str:

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 from github_server import GitHubServer
+from hypothesis import given
+from hypothesis import strategies as st
 from test_alerts import (
     POLICY,
     STALE,
@@ -16,6 +18,8 @@ from test_alerts import (
 from typer.testing import CliRunner
 
 from evergreen.cli import app
+from evergreen.markdown import clean_line, escape_markdown
+from evergreen.monitoring.alert_text import Links, render_note
 from evergreen.monitoring.alerts import AlertError, Alerts
 from evergreen.monitoring.incidents import Subject
 
@@ -42,6 +46,14 @@ def test_evidence_is_added_to_the_open_incident(github: GitHubServer, tmp_path: 
     assert github.issues[0]["body"] == body
     assert len(github.comments[1]) == 1
     assert len(get_titles(github)) == 2
+
+
+@given(st.text(max_size=60))
+def test_mail_shows_user_text_without_escapes(text: str) -> None:
+    note = render_note(f"Not proposed.\n- slices: {escape_markdown(text)} is worse", Links())
+    shown = note.text.splitlines()[1].replace("\u2060", "")
+    assert shown == f"- slices: {clean_line(text, 1000)} is worse".replace("\u2060", "")
+    assert "<" not in note.html.split("- slices: ")[1].split(" is worse")[0]
 
 
 def test_workflow_that_fails_has_one_issue_until_it_works_again(github: GitHubServer, tmp_path: Path) -> None:  # noqa: F811

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from jinja2 import Environment
 from pydantic import BaseModel
 
-from evergreen.markdown import break_references, clean_line, escape_markdown, make_environment
+from evergreen.markdown import break_references, clean_line, escape_markdown, make_environment, unescape_markdown
 from evergreen.monitoring.staleness import Reason, Verdict
 from evergreen.settings import AlertSettings
 
@@ -125,11 +125,11 @@ def render_note(text: str, links: Links, issue: str = "") -> AlertText:
     """Write a message that adds to an open incident.
 
     Args:
-        text: lines, the first of which becomes the title.
+        text: lines of Markdown, the first of which becomes the title.
         links: to the run.
         issue: its address.
     """
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [unescape_markdown(line) for line in text.splitlines() if line.strip()]
     title = f"Evergreen: {clean_line(lines[0], 200)}"
     values = {"title": title, "lines": lines, "issue": issue, "links": links}
     return AlertText(
