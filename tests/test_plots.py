@@ -79,8 +79,79 @@ def test_every_class_is_drawn_however_many_there_are(tmp_path):
     plots.plot_class_counts({"topic": dict.fromkeys(labels, 10)}, labels, seven)
     plots.plot_class_counts({"topic": dict.fromkeys(labels[:6], 10)}, labels[:6], six)
     assert seven.read_bytes() != six.read_bytes()
-    plots.plot_class_counts({"topic": {"g": 10}}, labels, seven)
-    assert plots.COLORS[0] in read_colors(seven)
+
+
+NAMES = {
+    "short": "c{}",
+    "long": "a name of sixty characters that differs from the next by {:04}",
+    "chinese": "类别{}退款申请",
+    "odd": "_$x$ {}\n\u202e|\x00",
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize(("n_labels", "n_topics"), [(3, 1), (15, 20), (77, 77), (150, 1500)])
+def test_a_picture_can_be_looked_at_however_many_classes_and_topics(tmp_path, recwarn, kind, n_labels, n_topics):
+    labels = [NAMES[kind].format(i) for i in range(n_labels)]
+    counts = {NAMES[kind].format(i): dict.fromkeys(labels, 1 + i % 7) for i in range(n_topics)}
+    plots.plot_class_counts(counts, labels, tmp_path / "counts.png")
+    plots.plot_confusion_matrix(np.arange(n_labels**2).reshape(n_labels, -1), labels, tmp_path / "confusion.png")
+    for name in ("counts.png", "confusion.png"):
+        height, width = image.imread(tmp_path / name).shape[:2]
+        assert max(height, width) <= 2200, name
+    assert not [str(warning.message) for warning in recwarn]
+
+
+@pytest.mark.parametrize(("n_labels", "n_topics"), [(3, 5), (7, 20), (8, 21), (150, 1500)])
+def test_the_sum_of_the_others_adds_up(n_labels, n_topics):
+    rng = np.random.default_rng(0)
+    table = rng.poisson(rng.pareto(1, (n_topics, n_labels)))
+    labels = [f"class {i}" for i in range(n_labels)]
+    topics = {f"topic {i}": dict(zip(labels, map(int, row), strict=True)) for i, row in enumerate(table)}
+    shown = plots.ClassCounts.of(topics, labels)
+    assert shown.counts.shape == (len(shown.topics), len(shown.classes))
+    assert len(shown.topics) == min(n_topics, plots.MAX_BARS)
+    assert shown.counts.sum() == table.sum()
+    sizes = dict(zip(topics, table.sum(1), strict=True))
+    named = [name for name in shown.topics if name in topics]
+    assert len(named) + shown.n_hidden_topics == n_topics
+    assert shown.n_hidden_topics != 1  # its name takes no more room
+    assert min(sizes[name] for name in named) >= max([sizes[name] for name in topics if name not in named], default=0)
+    if shown.n_hidden_topics:
+        assert shown.topics[-1] == f"{shown.n_hidden_topics:,} others"
+        assert shown.counts[-1].sum() == sum(sizes[name] for name in topics if name not in named)
+    for label, counts in zip(shown.classes, shown.counts.T, strict=True):
+        others = [i for i, name in enumerate(labels) if name not in shown.classes]
+        assert counts.sum() == (table[:, labels.index(label)] if label in labels else table[:, others]).sum()
+
+
+def test_confusions_are_all_errors_the_most_frequent_first():
+    matrix = np.array([[5, 3, 0], [7, 1, 2], [0, 0, 0]])
+    pairs = plots.list_confusions(matrix, LABELS)
+    assert [(pair.actual, pair.predicted, pair.count, pair.fraction) for pair in pairs] == [
+        ("neutral", "negative", 7, 0.7),
+        ("negative", "neutral", 3, 0.375),
+        ("neutral", "positive", 2, 0.2),
+    ]
+    assert plots.list_confusions(np.diag([4, 0, 2]), LABELS) == []
+
+
+def test_twenty_classes_without_an_error_can_be_drawn(tmp_path):
+    plots.plot_confusion_matrix(np.eye(20, dtype=int), [f"c{i}" for i in range(20)], tmp_path / "none.png")
+    assert len(read_colors(tmp_path / "none.png")) > 10
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_shortened_names_differ_where_the_names_do(kind):
+    names = [NAMES[kind].format(i) for i in range(150)]
+    shortened = plots.shorten_names(names)
+    assert len(set(shortened)) == 150
+    assert max(map(len, shortened)) <= plots.MAX_NAME + 8
+    assert not any(name.startswith("_") for name in shortened)  # a legend would leave it out
+
+
+def test_a_name_in_a_writing_without_a_font_can_be_told_from_others():
+    assert plots.shorten_names(["ok", "\U000e0041"]) == ["ok", r"\U000e0041"]  # no font has it
 
 
 def test_one_metric_can_be_compared(tmp_path):
