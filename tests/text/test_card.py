@@ -131,6 +131,32 @@ def test_a_corpus_of_one_topic_says_so(manifest: Manifest, fields: dict[str, Any
     assert "accuracy on other topics was not measured" in text
 
 
+@pytest.mark.parametrize(("n_labels", "n_topics"), [(3, 2), (20, 20), (150, 1500)])
+def test_it_stays_readable_with_many_classes_and_topics(
+    manifest: Manifest, fields: dict[str, Any], corpus: DataMetrics, n_labels: int, n_topics: int
+) -> None:
+    name = "a | name of sixty characters that is not of use to anybody {:04}"
+    labels, topics = ([name.format(i) for i in range(count)] for count in (n_labels, n_topics))
+    fields["per_class"] = {
+        label: {"precision": 0.5, "recall": 0.5, "f1": 1 - i / n_labels, "support": 9} for i, label in enumerate(labels)
+    }
+    slices = {topic: {**estimate(0.654), "n_samples": i} for i, topic in enumerate(topics)}
+    fields["slices"] |= {"topic": slices, "unseen_topic": slices}
+    many = manifest.model_copy(update={"labels": labels, "train_topics": topics})
+    text = render_card(many, TextMetrics.model_validate(fields), corpus)
+    plain = text.replace("\\|", "|")
+    assert len(text.splitlines()) <= 160
+    assert len(text) <= 16_000
+    rows = [line for line in text.splitlines() if line.startswith("| a \\| name")]
+    assert len(rows) == min(n_labels, 20)
+    assert all(row.replace("\\|", "").count("|") == 6 for row in rows)
+    assert labels[-1] in plain  # the lowest F1
+    assert f"topic: {topics[-1]} |" in plain  # the largest
+    assert ("lowest F1 of 150" in text) == (n_labels == 150)
+    assert ("largest slices by unseen topic of 1,500" in text) == (n_topics == 1500)
+    assert ("and 130 more" in text, "and 1,480 more" in text) == (n_labels == 150, n_topics == 1500)
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -52,7 +52,8 @@ function list(lines) {
 }
 
 function table(lines) {
-  const rows = lines.map((line) => line.trim().slice(1).replace(/\|$/, "").split("|"));
+  const cells = (line) => line.trim().slice(1).replace(/\|$/, "").split(/(?<!\\)\|/);
+  const rows = lines.map((line) => cells(line).map((cell) => cell.replaceAll("\\|", "|")));
   const isRule = (row) => row.every((cell) => /^\s*:?-+:?\s*$/.test(cell));
   const make = (row, name) => element("tr", {}, ...row.map((cell) => element(name, {}, ...inline(cell.trim()))));
   const hasHead = rows.length > 1 && isRule(rows[1]);
