@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from evergreen.text.runtime import Prediction
 
 BUNDLE = Path("models/text")
+_WITH_STATE = ("runs", "serve", "monitor", "replay", "alert", "retrain")
 
 
 class _Commands(TyperGroup):
@@ -94,6 +95,7 @@ def _print_version(requested: bool) -> None:
 
 @app.callback()
 def _start(
+    ctx: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done, on standard error.")] = False,
     _version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
@@ -102,6 +104,8 @@ def _start(
     redact_tracebacks()  # here, since Typer sets a hook of its own as it starts
     settings = Settings.load()
     logs.configure("info" if verbose else settings.log_level)
+    if ctx.invoked_subcommand in _WITH_STATE:
+        settings.check_state_dir()
 
 
 @app.command(epilog="Example: evergreen predict --file texts.csv > predictions.jsonl")

@@ -20,7 +20,7 @@ from evergreen.errors import EvergreenError
 from evergreen.logs import redact
 from evergreen.params import Params, ParamsError
 from evergreen.processors import count_processors
-from evergreen.settings import Settings
+from evergreen.settings import Settings, explain_unwritable
 from evergreen.sources import resolve
 from evergreen.text.bundle import Bundle as TextBundle
 from evergreen.video.bundle import Bundle as VideoBundle
@@ -222,20 +222,12 @@ def _check_dvc_remote(remote: str, url: str) -> CheckResult:
         return CheckResult("dvc", "unchecked", f"remote {remote}: {url}", remedy, required=True)
     folder = (DVC / Path(url).expanduser()).resolve()
     detail = f"remote {remote}: {folder}"
-    if reason := _explain_unwritable(folder):
+    if reason := explain_unwritable(folder):
         remedy = f"Make it a writable folder, or: dvc remote modify {remote} url URL"
         return CheckResult("dvc", "problem", f"{detail} ({reason})", remedy, required=True)
     if not folder.exists():
         detail += " (made by the first push)"
     return CheckResult("dvc", "ok", detail, required=True)
-
-
-def _explain_unwritable(folder: Path) -> str | None:
-    """Say why nothing can be written to a folder, or to the one it would be made in; None when it can."""
-    nearest = next(path for path in [folder, *folder.parents] if os.access(path, os.F_OK))
-    if not nearest.is_dir():
-        return f"{nearest} is a file"
-    return None if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} is not writable"
 
 
 # What the repository works with.
@@ -275,7 +267,7 @@ def _check_log(settings: Settings) -> CheckResult:
 
 def _check_database(name: str, uri: str, variable: str) -> CheckResult:
     database = Path(uri.removeprefix("sqlite:///").partition("?")[0]).resolve()
-    reason = _explain_unwritable(database.parent)
+    reason = explain_unwritable(database.parent)
     if not reason and database.exists() and not os.access(database, os.W_OK):
         reason = f"{database} is not writable"
     if not reason:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from evergreen import logs
 from evergreen.errors import exit_on_error, redact_tracebacks
-from evergreen.settings import Settings
+from evergreen.settings import Settings, check_cache
 
 
 def run(main: Callable[[], None]) -> None:
@@ -12,5 +12,8 @@ def run(main: Callable[[], None]) -> None:
     logs.configure()
     redact_tracebacks()
     with exit_on_error():
-        logs.configure(Settings.load().log_level)
+        settings = Settings.load()
+        logs.configure(settings.log_level)
+        settings.check_state_dir()
+        check_cache()
         main()
