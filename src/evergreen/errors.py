@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
+from evergreen.full_disk import explain_full_disk
 from evergreen.logs import redact
 
 
@@ -20,12 +21,15 @@ def exit_on_error() -> Iterator[None]:
     """Print what a person can fix as one message and exit with its code; let any other error keep its traceback."""
     try:
         yield
-    except EvergreenError as error:
-        _exit(str(error), error.exit_code)
-    except OSError as error:
-        if error.filename is None:  # a closed pipe, say
-            raise
-        _exit(f"{error.filename}: {error.strerror}. Correct the path or the permissions.", EvergreenError.exit_code)
+    except Exception as error:
+        # First, since it hides behind what a library, or we, make of it.
+        if message := explain_full_disk(error):
+            _exit(message, EvergreenError.exit_code)
+        if isinstance(error, EvergreenError):
+            _exit(str(error), error.exit_code)
+        if isinstance(error, OSError) and error.filename is not None:  # a closed pipe, say, has none
+            _exit(f"{error.filename}: {error.strerror}. Correct the path or the permissions.", EvergreenError.exit_code)
+        raise
 
 
 def _exit(message: str, code: int) -> None:

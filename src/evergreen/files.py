@@ -2,20 +2,33 @@
 
 import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 
 def write_whole(file: Path, *blocks: bytes) -> None:
     """Write a file under another name first, so that nobody ever sees half of it."""
-    partial = file.with_suffix(".partial")
-    with partial.open("wb") as stream:
+    with open_whole(file) as stream:
         for block in blocks:
             stream.write(block)
-        stream.flush()
-        os.fsync(stream.fileno())
-    rename(partial, file)
+
+
+@contextmanager
+def open_whole(file: Path) -> Iterator[IO[bytes]]:
+    """Open a file to write; it has its name once all of it is on disk, and an error leaves the one before."""
+    partial = file.with_suffix(".partial")
+    try:
+        with partial.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        rename(partial, file)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()  # on a full disk others need the room
+        raise
 
 
 def rename(partial: Path, file: Path) -> None:
