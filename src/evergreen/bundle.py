@@ -101,6 +101,14 @@ def hash_files(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def hash_folder(folder: Path) -> str:
+    """Hash all files below a folder with SHA-256, their paths in it as well as their contents."""
+    digest = hashlib.sha256()
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        digest.update(f"{file.relative_to(folder).as_posix()}\n{hash_files(file)}\n".encode())
+    return digest.hexdigest()
+
+
 def serialize(fields: dict[str, Any]) -> bytes:
     """Write a manifest's fields as they stand in `bundle.json`."""
     return (json.dumps(fields, indent=2) + "\n").encode()

@@ -98,7 +98,9 @@ def test_only_complete_checkpoints_are_copied_and_old_ones_go(tmp_path: Path) ->
     write(folder, "run/checkpoint-10/model.safetensors")
     write(folder, "diffusion/state.partial")
     assert mirror.save() == 0
-    write(folder, "run/checkpoint-10/trainer_state.json")
+    write(folder, "run/checkpoint-10/trainer_state.json", "")  # as a full disk leaves it
+    assert mirror.save() == 0
+    write(folder, "run/checkpoint-10/trainer_state.json", "{}")
     write(folder, "diffusion/state.pt")
     assert mirror.save() == 3
     assert mirror.save() == 0
@@ -113,6 +115,18 @@ def test_only_complete_checkpoints_are_copied_and_old_ones_go(tmp_path: Path) ->
     assert (other / "diffusion/state.pt").read_text(encoding="utf-8") == "newer"
     write(other, "diffusion/state.pt", "of this machine")
     assert CheckpointMirror(other, str(copy)).restore() == 0  # what is here is newer
+
+
+def test_checkpoint_that_was_cut_off_here_is_fetched_whole(tmp_path: Path) -> None:
+    folder, copy = tmp_path / "checkpoints", tmp_path / "copy"
+    write(folder, "run/checkpoint-10/model.safetensors", "whole")
+    write(folder, "run/checkpoint-10/trainer_state.json", "{}")
+    CheckpointMirror(folder, str(copy)).save()
+    write(folder, "run/checkpoint-10/model.safetensors", "who")
+    write(folder, "run/checkpoint-10/trainer_state.json", "")
+    assert CheckpointMirror(folder, str(copy)).restore() == 2
+    assert (folder / "run/checkpoint-10/model.safetensors").read_text(encoding="utf-8") == "whole"
+    assert CheckpointMirror(folder, str(copy)).restore() == 0
 
 
 def test_address_that_does_not_work_is_told_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from easy_corpus import LABELS, write
 
 from evergreen import sources
 from evergreen.params import Params, ParamsError, TrainParams
@@ -22,27 +23,6 @@ from evergreen.text.model import TextClassifier, hash_weights
 from evergreen.text.training import TrainingResult
 
 pytestmark = pytest.mark.slow
-
-LABELS = ["negative", "neutral", "positive"]
-WORDS = {"negative": "late lost", "neutral": "gate seat", "positive": "thanks love"}
-
-
-def write(folder: Path, sizes: dict[str, int], words: dict[str, str] = WORDS) -> Path:
-    """An easy corpus: one word of the text decides the label."""
-    rng = np.random.default_rng(0)
-    for split, size in sizes.items():
-        labels = rng.choice(LABELS, size)
-        texts = [" ".join(["the flight", *rng.choice(words[label].split(), rng.integers(1, 8))]) for label in labels]
-        pd.DataFrame(
-            {
-                "id": [str(i) for i in range(size)],
-                "text": texts,
-                "label": labels,
-                "observed_at": pd.date_range("2026-01-01", periods=size, freq="h", tz="UTC").as_unit("us"),
-                "topic": "airline",
-            }
-        ).to_parquet(folder / f"{split}.parquet", index=False)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +148,7 @@ def test_a_killed_run_resumes_from_its_checkpoint(
     # As a kill in the middle of saving leaves it.
     (folder / f"checkpoint-{reached + 1}").mkdir()
     # Same run, but let it end soon: the checkpoint knows how far it was.
-    monkeypatch.setattr(training, "_fingerprint", lambda *_: folder.name)
+    monkeypatch.setattr(training, "compute_fingerprint", lambda *_: folder.name)
     short = long.model_copy(update={"epochs": reached / 30 + 0.5})
     result = training.train(short, LABELS, 7, data, checkpoints)
     assert result.resumed_from_step == reached > 0

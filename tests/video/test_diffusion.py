@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from full_disk import limit_file_size
 
+from evergreen.full_disk import explain_full_disk
 from evergreen.params import ClipParams, DiffusionParams
 from evergreen.video.clips import VideoError
 from evergreen.video.context import stack_context, to_model
-from evergreen.video.diffusion import Denoiser, create_denoiser, train_denoiser
+from evergreen.video.diffusion import Denoiser, _save, create_denoiser, train_denoiser
 
 pytestmark = pytest.mark.slow
 CLIPS = ClipParams(height=24, width=40, color=False, window=8, stride=4)
@@ -72,6 +74,29 @@ def test_an_interrupted_training_ends_in_the_same_weights(frames: np.ndarray, tm
     assert torch.equal(weights(whole), weights(resumed))
     other, _ = train_denoiser(frames, params(), CLIPS, 8, tmp_path / "other")
     assert not torch.equal(weights(whole), weights(other))
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5])
+def test_a_checkpoint_that_was_cut_off_costs_its_steps_and_no_more(
+    keep: float, frames: np.ndarray, tmp_path: Path
+) -> None:
+    whole, losses = train_denoiser(frames, params(), CLIPS, 7, tmp_path)
+    file = tmp_path / "state.pt"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(keep * len(content))])
+    again, same = train_denoiser(frames, params(), CLIPS, 7, tmp_path)
+    assert losses == same
+    assert torch.equal(weights(whole), weights(again))
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(frames: np.ndarray, tmp_path: Path) -> None:
+    train_denoiser(frames, params(), CLIPS, 7, tmp_path)
+    before = (tmp_path / "state.pt").read_bytes()
+    with limit_file_size(len(before) // 2), pytest.raises(RuntimeError) as caught:
+        _save(tmp_path, {"unet": torch.nn.Linear(500, 500)}, 99, [])
+    assert str(tmp_path / "state.partial") in (explain_full_disk(caught.value) or "")
+    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+    assert (tmp_path / "state.pt").read_bytes() == before
 
 
 def test_no_steps_leave_an_untrained_model_that_runs(frames: np.ndarray, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A pipeline on a runner that may be taken away: its checkpoints are kept elsewhere, and the next runner resumes."""
 
+import json
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -38,7 +39,8 @@ class CheckpointMirror:
         filesystem = self._open()
         try:
             remote = self._list(filesystem)
-            missing = [name for name in remote if not (self.folder / name).exists()]
+            files = {name: self.folder / name for name in remote}
+            missing = [name for name, file in files.items() if not file.exists() or not _is_complete(file)]
             for name in missing:
                 target = self.folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,12 +99,18 @@ class CheckpointMirror:
 
 
 _LAST_FILE = "trainer_state.json"
-"""That the trainer writes last: without it a checkpoint is not resumed."""
+"""That the trainer writes last: where it can't be read, a checkpoint is not resumed."""
 
 
 def _is_complete(file: Path) -> bool:
     checkpoint = next((folder for folder in file.parents if folder.name.startswith("checkpoint-")), None)
-    return checkpoint is None or (checkpoint / _LAST_FILE).exists()
+    if checkpoint is None:
+        return True
+    try:
+        json.loads((checkpoint / _LAST_FILE).read_bytes())
+    except (OSError, ValueError):  # missing, or cut off by a full disk or a loss of power
+        return False
+    return True
 
 
 def run_with_checkpoints(command: Sequence[str], mirror: CheckpointMirror, seconds: float = SECONDS_BETWEEN) -> int:

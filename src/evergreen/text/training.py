@@ -1,6 +1,5 @@
 """Fine-tuning with `transformers.Trainer`: resumable, seeded, on one CPU or many GPUs alike."""
 
-import hashlib
 import json
 import math
 import shutil
@@ -31,13 +30,13 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
 from evergreen import sources
 from evergreen.bundle import hash_files
 from evergreen.logs import get_logger
 from evergreen.params import ParamsError, TrainParams
+from evergreen.text.checkpoints import compute_fingerprint, find_checkpoint
 from evergreen.text.metrics import Parity, TrainingMetrics, ValidationScores
 from evergreen.text.model import TextClassifier, hash_weights
 from evergreen.text.splits import SPLITS
@@ -152,10 +151,10 @@ def train(params: TrainParams, labels: list[str], seed: int, data: Path, checkpo
     validation = _tokenize(data / "validation.parquet", tokenizer, labels, params.max_length)
     if params.warm_start:
         training = add_replay(training, weights, params.replay_ratio, seed)
-    folder = checkpoints / _fingerprint(params, labels, seed, data_hash, weights)
+    folder = checkpoints / compute_fingerprint(params, labels, seed, data_hash, weights)
     trainer = _build_trainer(model, tokenizer, params, seed, folder, training, validation)
-    last = _find_checkpoint(folder)
-    trainer.train(resume_from_checkpoint=last, ignore_keys_for_eval=_UNUSED_OUTPUTS)
+    last = find_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=str(last) if last else None, ignore_keys_for_eval=_UNUSED_OUTPUTS)
     # Its own labels beside the logits: texts come back grouped by length, not in the order of the file.
     predicted = trainer.predict(validation, ignore_keys=_UNUSED_OUTPUTS)
     times = pq.read_table(data / "train.parquet", columns=["observed_at"])["observed_at"]
@@ -166,7 +165,7 @@ def train(params: TrainParams, labels: list[str], seed: int, data: Path, checkpo
         temperature=fit_temperature(predicted.predictions, predicted.label_ids),
         history=trainer.state.log_history,
         train_runtime=next(c.seconds() for c in trainer.callback_handler.callbacks if isinstance(c, _Clock)),
-        resumed_from_step=int(last.rpartition("-")[2]) if last else 0,
+        resumed_from_step=int(last.name.rpartition("-")[2]) if last else 0,
         n_samples=len(training),
         data_hash=data_hash,
         data_cutoff=pc.max(times).as_py().isoformat(),
@@ -215,25 +214,6 @@ def _check_length(params: TrainParams, tokenizer: Any, model: TextClassifier) ->
         raise ParamsError(
             f"train.max_length: found {params.max_length}, but this model reads {positions} tokens. Set it to fewer."
         )
-
-
-def _fingerprint(params: TrainParams, labels: list[str], seed: int, data_hash: str, weights: Path) -> str:
-    # All that a training depends on: a checkpoint of anything else is not resumed.
-    files = sorted(file for file in weights.rglob("*") if file.is_file())
-    parts = [params.model_dump_json(), json.dumps(labels), str(seed), data_hash, hash_files(*files)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _find_checkpoint(folder: Path) -> str | None:
-    if not folder.is_dir():
-        return None
-    for partial in folder.glob("checkpoint-*"):  # a kill while saving leaves one without its last file
-        if not (partial / "trainer_state.json").exists():
-            shutil.rmtree(partial)
-    last: str | None = get_last_checkpoint(str(folder))
-    if last:
-        log.info("resuming", checkpoint=last)
-    return last
 
 
 def _tokenize(path: Path, tokenizer: Any, labels: list[str], max_length: int) -> datasets.Dataset:

@@ -1,5 +1,6 @@
 """The diffusion model of normal frames: a small `UNet2DModel` that denoises a frame beside its clean predecessors."""
 
+import zipfile
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from evergreen.files import open_whole
 from evergreen.logs import get_logger
 from evergreen.params import ClipParams, DiffusionParams
 from evergreen.progress import show_progress
@@ -188,16 +190,27 @@ def _crop(frames: NDArray[np.uint8], params: DiffusionParams, generator: torch.G
 
 def _save(folder: Path, state: dict[str, Any], step: int, losses: list[float]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "state.partial"
-    torch.save({name: part.state_dict() for name, part in state.items()} | {"step": step, "losses": losses}, partial)
-    partial.replace(folder / "state.pt")  # a kill while saving leaves the one before
+    content = {name: part.state_dict() for name, part in state.items()} | {"step": step, "losses": losses}
+    with open_whole(folder / "state.pt") as stream:  # a kill while saving leaves the one before
+        torch.save(content, stream)
 
 
 def _resume(folder: Path, state: dict[str, Any]) -> tuple[int, list[float]]:
     file = folder / "state.pt"
     if not file.exists():
         return 0, []
-    saved = torch.load(file, weights_only=True)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()  # torch itself compares no checksum
+        saved = {} if damaged else torch.load(file, weights_only=True)
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # what a cut-off file makes these libraries raise has no common class
+        damaged, saved = f"{type(error).__name__}: {error}", {}
+    if damaged:
+        log.warning("checkpoint dropped", checkpoint=str(file), reason=damaged)
+        file.unlink()
+        return 0, []
     for name, part in state.items():
         part.load_state_dict(saved[name])
     log.info("resuming", checkpoint=str(file), step=saved["step"])

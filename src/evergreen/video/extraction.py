@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
+from packaging.version import Version
 
+from evergreen.bundle import hash_folder
 from evergreen.params import Params
 from evergreen.progress import show_progress
+from evergreen.sources import resolve
 from evergreen.video.detector import load_reconstructor
 from evergreen.video.diffusion import Denoiser, train_denoiser
 from evergreen.video.diffusion_export import export_denoiser, make_reconstructor
@@ -35,10 +39,7 @@ def make_features(
     """
     context = params.diffusion.context
     frames = read_normal_frames(parts, params.video, params.clips, context)
-    fingerprint = hashlib.sha256(frames.tobytes())
-    for part in (params.diffusion.model_dump_json(), params.clips.model_dump_json(), str(params.seed)):
-        fingerprint.update(part.encode())
-    folder = checkpoints / f"diffusion-{fingerprint.hexdigest()[:16]}"
+    folder = checkpoints / f"diffusion-{_compute_fingerprint(params, frames)}"
     start = time.monotonic()
     denoiser, losses = train_denoiser(frames, params.diffusion, params.clips, params.seed, folder)
     trained = time.monotonic()
@@ -62,6 +63,17 @@ def make_features(
         diffusion_loss=float(np.mean(losses[-max(len(losses) // 10, 1) :])) if losses else None,
         **asdict(stats),
     )
+
+
+def _compute_fingerprint(params: Params, frames: NDArray[np.uint8]) -> str:
+    """Hash all that the training depends on: a checkpoint of anything else is not resumed."""
+    fingerprint = hashlib.sha256(frames.tobytes())
+    base_model = params.diffusion.base_model
+    # The version without its build (+cpu, +cu130), which changes neither the draws nor the checkpoint.
+    parts = [params.diffusion.model_dump_json(), params.clips.model_dump_json(), str(params.seed), str(frames.shape)]
+    parts += [Version(torch.__version__).public, hash_folder(resolve(base_model)) if base_model else ""]
+    fingerprint.update("\n".join(parts).encode())
+    return fingerprint.hexdigest()[:16]
 
 
 def _load(denoiser: Denoiser, weights: Path, params: Params) -> Reconstructor:
