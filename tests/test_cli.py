@@ -2,9 +2,14 @@
 
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import onnx
@@ -359,3 +364,58 @@ def test_output_and_error_of_a_process(tiny: Path):
     assert done.returncode == 1
     assert get_labels(done.stdout.decode()) == ["positive", "negative"]
     assert done.stderr.decode().splitlines() == ["error: standard input, line 3: not UTF-8. Save the file as UTF-8."]
+
+
+@contextmanager
+def start_predict(bundle: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`evergreen predict --file -` with pipes to write to and read from."""
+    program = [sys.executable, "-c", "from evergreen.cli import main; main()"]
+    command = [*program, "predict", "--file", "-", "--bundle", str(bundle)]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, bufsize=0) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ask(process: subprocess.Popen[bytes], line: bytes) -> str:
+    process.stdin.write(line)
+    assert select.select([process.stdout], [], [], 60)[0], "no answer within a minute"
+    return get_labels(process.stdout.readline().decode())[0]
+
+
+def test_predict_answers_each_line_while_the_pipe_stays_open(tiny: Path):
+    with start_predict(tiny) as process:
+        assert ask(process, b"good\n") == "positive"
+        assert ask(process, b"bad\r\n") == "negative"
+        assert ask(process, b"\n") == "neutral"
+        process.stdin.write(b"go")
+        process.stdin.write(b"od")  # the last line has no end
+        out, err = process.communicate(timeout=60)
+        assert (get_labels(out.decode()), err, process.returncode) == (["positive"], b"", 0)
+
+
+def test_predict_reports_a_line_that_is_not_utf8_at_once(tiny: Path):
+    with start_predict(tiny) as process:
+        assert ask(process, b"good\n") == "positive"
+        process.stdin.write(b"bad\n\xff\n")
+        assert get_labels(process.stdout.readline().decode()) == ["negative"]
+        assert process.wait(60) == 1  # though more may come
+        assert process.stderr.read() == b"error: standard input, line 3: not UTF-8. Save the file as UTF-8.\n"
+
+
+def test_predict_ends_quietly_when_nobody_reads_on(tiny: Path):
+    with start_predict(tiny) as process:
+        assert ask(process, b"good\n") == "positive"
+        process.stdout.close()
+        process.stdin.write(b"bad\n")
+        process.wait(60)
+        assert process.stderr.read() == b""
+
+
+def test_predict_ends_quietly_when_it_is_interrupted(tiny: Path):
+    with start_predict(tiny) as process:
+        assert ask(process, b"good\n") == "positive"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stdout.read() + process.stderr.read() == b""

@@ -118,17 +118,21 @@ def predict(
     bundle: Annotated[Path, typer.Option(help="Folder of the bundle.")] = BUNDLE,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; a file's predictions always are.")] = False,
 ) -> None:
-    """Predict the label of one text, or of each text of a file as a JSON line in the file's order."""
+    """Predict the label of one text, or of each text of a file as a JSON line in the file's order.
+
+    Lines of standard input are answered as they come.
+    """
     if (text is None) == (file is None):
         raise typer.BadParameter("give a text or a file, one of the two", param_hint="'TEXT' / '--file'")
 
-    from evergreen.text.inputs import delay_errors, read_texts  # noqa: PLC0415
+    from evergreen.text.inputs import read_batches  # noqa: PLC0415
     from evergreen.text.runtime import Classifier  # noqa: PLC0415 - imports ONNX Runtime
 
-    texts = None if file is None else read_texts(file)
+    batches = None if file is None else read_batches(file)
     classifier = Classifier.load(bundle)
-    if texts is not None:
-        _print_lines(delay_errors(classifier.predict_stream, texts))
+    if batches is not None:
+        for batch in batches:
+            _print_lines(classifier.predict(batch))
     elif as_json:
         print(_to_json(classifier(text or "")))
     else:
@@ -136,11 +140,9 @@ def predict(
 
 
 def _print_lines(predictions: Iterable["Prediction"]) -> None:
-    try:
-        for prediction in predictions:
-            print(_to_json(prediction))
-    finally:
-        sys.stdout.flush()  # before an error's message, where both go to one file
+    for prediction in predictions:
+        print(_to_json(prediction))
+    sys.stdout.flush()  # whoever sent one line and waits for its answer gets it
 
 
 def _to_json(prediction: "Prediction") -> str:

@@ -4,14 +4,14 @@ import csv
 import io
 import itertools
 import json
+import os
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from evergreen.sources import SourceError
-from evergreen.text.inputs import FormatError, delay_errors, read_texts
+from evergreen.text.inputs import FormatError, read_batches, read_texts
 
 TEXTS = ["good flight", 'a "quoted", text', "", "äöü 😀", "last"]
 
@@ -130,17 +130,70 @@ def test_texts_are_streamed(monkeypatch: pytest.MonkeyPatch):
     assert list(itertools.islice(read_texts("-"), 1000)) == ["a"] * 1000
 
 
-def test_results_come_before_the_error():
-    def read() -> Iterator[str]:
-        yield from "abc"
-        raise SourceError("line 4")
+@pytest.mark.parametrize("name", ["t.txt", "t.csv", "t.jsonl"])
+def test_batches_are_full_and_come_before_the_error(tmp_path: Path, name: str):
+    file = Path(write(tmp_path / name, list("abcde")))
+    assert list(read_batches(str(file), 2)) == [["a", "b"], ["c", "d"], ["e"]]
+    file.write_bytes(file.read_bytes() + b"\xff\n")
+    batches = read_batches(str(file), 2)
+    assert list(itertools.islice(batches, 3)) == [["a", "b"], ["c", "d"], ["e"]]
+    with pytest.raises(SourceError, match=r"not UTF-8"):
+        next(batches)
 
-    def process(texts: Iterable[str]) -> Iterator[str]:
-        iterator = iter(texts)
-        while batch := list(itertools.islice(iterator, 2)):
-            yield from batch
 
-    results = delay_errors(process, read())
-    assert list(itertools.islice(results, 3)) == ["a", "b", "c"]
-    with pytest.raises(SourceError, match="line 4"):
-        next(results)
+class Arriving(io.RawIOBase):
+    """A pipe that gives the chunks one at a time."""
+
+    def __init__(self, *chunks: bytes) -> None:
+        self.chunks = list(chunks)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        chunk = self.chunks.pop(0) if self.chunks else b""
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "batches"),
+    [
+        ([b"a\n", b"b\n"], [["a"], ["b"]]),
+        ([b"a\nb\nc", b"d\r", b"\n\n", b"e"], [["a", "b"], ["cd", ""], ["e"]]),
+        (["ä\n".encode()[:1], "ä\n".encode()[1:]], [["ä"]]),
+        ([b"\xef\xbb", b"\xbfa\n", b"\xef\xbb\xbfb\n"], [["a"], ["\ufeffb"]]),
+        ([b"a\nb\nc\n"], [["a", "b"], ["c"]]),
+        ([b"a\x00\n\n"], [["a\x00", ""]]),
+        ([], []),
+    ],
+)
+def test_lines_of_standard_input_are_read_as_they_arrive(
+    monkeypatch: pytest.MonkeyPatch, chunks: list[bytes], batches: list[list[str]]
+):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Arriving(*chunks))))
+    assert list(read_batches("-", 2)) == batches
+
+
+def test_a_bad_line_of_standard_input_is_named_by_its_number_among_all(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Arriving(b"a\nb\n", b"c\n\xff\nd\n"))))
+    batches = read_batches("-")
+    assert [next(batches), next(batches)] == [["a", "b"], ["c"]]
+    with pytest.raises(SourceError, match="standard input, line 4: not UTF-8"):
+        next(batches)
+
+
+def test_lines_that_come_fast_fill_the_batches(monkeypatch: pytest.MonkeyPatch):
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as stream:
+        os.write(writer, b"a\n" * 30_000)
+        os.close(writer)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stream))
+        sizes = [len(batch) for batch in read_batches("-", 1024)]
+    assert sizes == [1024] * 29 + [304]
+
+
+def test_closed_standard_input(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SourceError, match="standard input: closed"):
+        next(read_batches("-"))

@@ -2,17 +2,20 @@
 
 import csv
 import json
+import select
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from io import BufferedIOBase
+from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, TypeVar
 
 from evergreen.sources import SourceError
 
 LONGEST_FIELD = 1 << 24
 """Characters of one CSV field; an unclosed quote swallows no more memory than that."""
-
-Result = TypeVar("Result")
+BATCH = 1024
+"""Texts that are given to the model together, where they come fast enough."""
+_READ_BYTES = 1 << 16
 
 
 class FormatError(SourceError):
@@ -28,56 +31,103 @@ def read_texts(file: str) -> Iterator[str]:
         FormatError: at once, when the name ends in another format.
         SourceError: when the row that can't be read is reached, naming its line.
     """
-    read = _READERS.get(Path(file).suffix.lower())
-    if read is None:
-        raise FormatError(f"{file}: not a format that is read. Write a .txt, .csv or .jsonl file, or - for lines.")
-    return _read_file(file, read)
+    _check_format(file)
+    return chain.from_iterable(_read_arrived(BATCH)) if file == "-" else _read_file(file)
 
 
-def delay_errors(process: Callable[[Iterable[str]], Iterator[Result]], texts: Iterable[str]) -> Iterator[Result]:
-    """Yield the results of all texts before one that can't be read, then raise its SourceError.
+def read_batches(file: str, size: int = BATCH) -> Iterator[list[str]]:
+    """Stream the texts of a file in batches; of standard input, what has arrived makes a batch.
 
-    Without it, a `process` that works in batches would lose the texts of the last, unfinished batch.
+    Raises:
+        FormatError, SourceError: as `read_texts`; the texts before a row that can't be read come first.
     """
-    errors: list[SourceError] = []
+    _check_format(file)
+    return _read_arrived(size) if file == "-" else _batch(_read_file(file), size)
 
-    def read_until_error() -> Iterator[str]:
+
+def _check_format(file: str) -> None:
+    if Path(file).suffix.lower() not in _READERS:
+        raise FormatError(f"{file}: not a format that is read. Write a .txt, .csv or .jsonl file, or - for lines.")
+
+
+def _batch(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(texts)
+    while True:
+        batch: list[str] = []
+        failure = None
         try:
-            yield from texts
+            batch.extend(islice(iterator, size))  # keeps what came before an error
         except SourceError as error:
-            errors.append(error)
+            failure = error
+        if batch:
+            yield batch
+        if failure is not None:
+            raise failure
+        if not batch:
+            return
 
-    yield from process(read_until_error())
-    if errors:
-        raise errors[0]
 
-
-def _read_file(file: str, read: Callable[[BinaryIO, str], Iterator[str]]) -> Iterator[str]:
-    if file == "-":
-        yield from read(sys.stdin.buffer, "standard input")
-        return
+def _read_file(file: str) -> Iterator[str]:
     try:
         with Path(file).open("rb") as stream:
-            yield from read(stream, file)
+            yield from _READERS[Path(file).suffix.lower()](stream, file)
     except OSError as error:
         raise SourceError(f"{file}: {error.strerror}. Correct the path or the permissions.") from error
 
 
-def _read_lines(stream: BinaryIO, name: str) -> Iterator[str]:
-    return (line.rstrip("\r\n") for line in _decode_lines(stream, name))
+def _read_arrived(size: int) -> Iterator[list[str]]:
+    name = "standard input"
+    if sys.stdin is None:  # as Python has it where it was closed
+        raise SourceError(f"{name}: closed. Pipe the texts into the command, or name a file.")
+    first = 1
+    for lines in _wait_for_lines(sys.stdin.buffer, size, name):
+        yield from _batch(_read_lines(lines, name, first), size)
+        first += len(lines)
 
 
-def _decode_lines(stream: BinaryIO, name: str) -> Iterator[str]:
-    for number, line in enumerate(stream, 1):
+def _wait_for_lines(stream: BufferedIOBase, size: int, name: str) -> Iterator[list[bytes]]:
+    """Yield the complete lines once as many have arrived, or nothing more is there yet."""
+    lines: list[bytes] = []
+    parts: list[bytes] = []  # of a line that has no end yet
+    try:
+        while chunk := stream.read1(_READ_BYTES):
+            parts.append(chunk)
+            if b"\n" in chunk:
+                *complete, rest = b"".join(parts).split(b"\n")
+                lines += complete
+                parts = [rest]
+            if lines and (len(lines) >= size or not _has_more(stream)):
+                yield lines
+                lines = []
+    except OSError as error:  # a terminal that is gone, say
+        raise SourceError(f"{name}: {error.strerror}. Pipe the texts again.") from error
+    last = b"".join(parts)
+    if lines or last:
+        yield [*lines, last] if last else lines
+
+
+def _has_more(stream: BufferedIOBase) -> bool:
+    try:
+        return bool(select.select([stream], [], [], 0)[0])
+    except (OSError, ValueError):  # no file of the system's, or one that it can't ask
+        return False
+
+
+def _read_lines(lines: Iterable[bytes], name: str, first: int = 1) -> Iterator[str]:
+    return (line.rstrip("\r\n") for line in _decode_lines(lines, name, first))
+
+
+def _decode_lines(lines: Iterable[bytes], name: str, first: int = 1) -> Iterator[str]:
+    for number, line in enumerate(lines, first):
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise SourceError(f"{name}, line {number}: not UTF-8. Save the file as UTF-8.") from error
 
 
-def _read_csv(stream: BinaryIO, name: str) -> Iterator[str]:
+def _read_csv(lines: Iterable[bytes], name: str) -> Iterator[str]:
     csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.DictReader(_decode_lines(stream, name), strict=True)
+    reader = csv.DictReader(_decode_lines(lines, name), strict=True)
     try:
         columns = list(reader.fieldnames or [])
         if "text" not in columns:
@@ -92,8 +142,8 @@ def _read_csv(stream: BinaryIO, name: str) -> Iterator[str]:
         ) from error
 
 
-def _read_jsonl(stream: BinaryIO, name: str) -> Iterator[str]:
-    for number, line in enumerate(_decode_lines(stream, name), 1):
+def _read_jsonl(lines: Iterable[bytes], name: str) -> Iterator[str]:
+    for number, line in enumerate(_decode_lines(lines, name), 1):
         if not line.strip():
             continue
         try:
