@@ -19,6 +19,7 @@ from evergreen.monitoring.staleness import Reason, judge
 from evergreen.release.comparison import Difference
 from evergreen.release.feedback import FeedbackSummary
 from evergreen.release.gate import ChangedAnswer, Check, GateResult, SliceDifference
+from evergreen.release.metrics_report import render_metrics
 from evergreen.release.pull_request import MAX_CHARACTERS, DataChange, render_pull_request
 from evergreen.text.bundle import Bundle
 from evergreen.text.evaluation_metrics import TextMetrics
@@ -151,6 +152,44 @@ def test_report_fits_into_a_comment(bundle: Path) -> None:
     report = render(make_gate(changed=[long] * 100, slices=slices, checks=checks), bundle)
     assert len(report) <= MAX_CHARACTERS + 200
     assert report.endswith("*Cut: the rest is in the run's artifact.*\n")
+
+
+def test_report_stays_short_with_many_classes_and_topics(bundle: Path) -> None:
+    name = "a name of sixty characters that differs from the next by {:04}"
+    moved = [SliceDifference(**BETTER, slice="topic", name=name.format(i)) for i in range(1500)]
+    moved += [SliceDifference(**BETTER, slice="label", name=name.format(i)) for i in range(150)]
+    worse = "; ".join(f"{each.slice} {each.name}: {each}" for each in moved)
+    checks = [Check(name="slices", status="failed", message=worse)]
+    report = render(make_gate(False, checks=checks, slices=moved), bundle, make_verdict())
+    assert len(report) <= 10_000
+    assert len(report.splitlines()) <= 100
+    assert "1,644 more moved by less; `gate.json` has all." in report
+    assert "more moved" not in render(make_gate(), bundle)
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_metrics_of_many_classes_and_topics_fit_into_a_comment() -> None:
+    def commit(seed: int) -> None:
+        data = json.loads((ROOT / "metrics/data.json").read_text())
+        counts = {name.format(i): seed + i for i in range(40)}
+        data["topics"] = {name.format(i): counts for i in range(200)}
+        Path("metrics/data.json").write_text(json.dumps(data))
+        for command in (["add", "-A"], ["commit", "-qm", f"{seed}"]):
+            subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *command], check=True)
+
+    name = "a name of sixty characters that differs from the next by {:04}"
+    Path("metrics").mkdir()
+    Path("dvc.yaml").write_text("metrics: [metrics/data.json]\n")
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(["dvc", "init", "-q"], check=True)
+    commit(1)
+    commit(2)
+    report = render_metrics("HEAD~1", "", "HEAD")
+    assert len(report) <= 25_000
+    assert len(report.splitlines()) <= 120
+    rows = sum(line.startswith("| metrics/") for line in report.splitlines())
+    assert f"{40 * 200 - rows:,} more rows: `dvc metrics diff HEAD~1`" in report
+    assert "more rows" not in render_metrics("HEAD", "", "HEAD")
 
 
 @pytest.mark.usefixtures("clean_environment")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evergreen.markdown import make_environment
+from evergreen.markdown import make_environment, quote_code
 from evergreen.metrics import Estimate
 from evergreen.release.champion import parse_metrics, run, show_file
 from evergreen.text.evaluation_metrics import TextMetrics
@@ -12,6 +12,8 @@ from evergreen.text.metrics import DataMetrics
 from evergreen.video.metrics import VideoMetrics
 
 _MAX_CHARACTERS = 20_000
+_MAX_ROWS = 100
+"""Of the table of all metrics; with many classes it has thousands."""
 _FILES = {"metrics/text.json": TextMetrics, "metrics/video.json": VideoMetrics, "metrics/data.json": DataMetrics}
 
 
@@ -44,7 +46,7 @@ def render_metrics(revision: str, files_url: str, commit: str) -> str:
     return template.render(
         revision=revision,
         rows=[row for row in rows if row.before != row.now],
-        all_metrics=_cut(all_metrics) if all_metrics.count("\n") > 1 else "",
+        all_metrics=_cut(all_metrics, revision) if all_metrics.count("\n") > 1 else "",
         plots=[(path, *(f"{files_url}/blob/{sha}/{path}?raw=true" for sha in shas)) for path in plots],
     )
 
@@ -82,8 +84,16 @@ def _list_changed_plots(revision: str) -> list[str]:
     ]
 
 
-def _cut(table: str) -> str:
-    return table if len(table) <= _MAX_CHARACTERS else table[:_MAX_CHARACTERS].rpartition("\n")[0] + "\n\n*Cut.*"
+def _cut(table: str, revision: str) -> str:
+    rows = table.splitlines()
+    shown, left = 0, _MAX_CHARACTERS
+    while shown < min(len(rows), _MAX_ROWS) and left >= len(rows[shown]):
+        left -= len(rows[shown]) + 1
+        shown += 1
+    if shown == len(rows):
+        return table
+    command = quote_code(f"dvc metrics diff {revision}")
+    return "\n".join([*rows[:shown], "", f"{len(rows) - shown:,} more rows: {command}"])
 
 
 def _read_output(*command: str) -> str:

@@ -58,13 +58,15 @@ def render_pull_request(
         plots: name and address of each picture.
     """
     newest = next((check.difference for check in gate.checks if check.difference is not None), None)
+    moved = [each for each in gate.slices if is_moved(each)]
     template = make_environment(Path(__file__).parent).get_template("pull_request_template.md")
     report = template.render(
         gate=gate,
         newest=newest,
         failed=[check for check in gate.checks if check.status == "failed"],
         compared=[check for check in gate.checks if check.difference is not None],
-        moved=[each for each in gate.slices if is_moved(each)][:_N_SLICES],
+        moved=moved[:_N_SLICES],
+        n_moved=len(moved),
         verdict=verdict,
         manifest=manifest,
         metrics=metrics,
