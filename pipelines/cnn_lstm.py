@@ -21,9 +21,10 @@ def main() -> None:
     from evergreen.video.detector import Detector
     from evergreen.video.metrics import FeatureMetrics
     from evergreen.video.sequences import plan_parts
+    from evergreen.written import load_written
 
     parts = plan_parts(params.video, params.clips)
-    features = FeatureMetrics.load(METRICS / "video_features.json")
+    features = load_written(FeatureMetrics, METRICS / "video_features.json", "dvc repro video-features")
     bundle, training = make_detector(
         params, parts, features.normal_frames, FEATURES, WEIGHTS, BUNDLE, REPORTS / "cnn_lstm.csv"
     )

@@ -15,23 +15,24 @@ def main() -> None:
     params = Params.load()
     settings = Settings.load()
     # Imported once the parameters are right, since this takes seconds.
-    import pandas as pd
-
     from evergreen.text.bundle import Bundle
     from evergreen.text.card import render_card
     from evergreen.text.evaluation import evaluate
     from evergreen.text.metrics import DataMetrics, TrainingMetrics
     from evergreen.text.report import write_report
     from evergreen.text.runtime import Classifier
+    from evergreen.text.split_files import read_split
     from evergreen.tracking import Run, record
+    from evergreen.written import load_written
 
     bundle = Bundle.load(BUNDLE)
     classifier = Classifier(bundle, params.evaluate.num_threads)
-    splits = {name: pd.read_parquet(DATA / f"{name}.parquet") for name in ("train", "test", "stream")}
-    training = TrainingMetrics.load(METRICS / "training.json")
+    splits = {name: read_split(DATA, name) for name in ("train", "test", "stream")}
+    training = load_written(TrainingMetrics, METRICS / "training.json", "dvc repro train")
+    data = load_written(DataMetrics, METRICS / "data.json", "dvc repro preprocess")
     metrics, y_pred = evaluate(classifier, bundle.size_bytes / 1e6, splits, training, params.evaluate, params.seed)
     metrics.save(METRICS / "text.json")
-    card = render_card(bundle.manifest, metrics, DataMetrics.load(METRICS / "data.json"))
+    card = render_card(bundle.manifest, metrics, data)
     CARD.write_text(card, encoding="utf-8")
     plots = write_report(metrics, splits["test"]["label"], y_pred, classifier.labels, REPORTS)
     run = Run.of_bundle(
@@ -44,6 +45,8 @@ def main() -> None:
     flushed = record(run, settings)
     for name, scores in {"this bundle": metrics, **metrics.baselines}.items():
         print(f"{name}: accuracy {scores.accuracy}, macro-F1 {scores.macro_f1}")
+    for name, reason in metrics.unfitted_baselines.items():
+        print(f"{name}: not fitted ({reason})")
     print(f"run {'kept for later' if flushed.problem else 'recorded'}; card in {CARD}, plots in {REPORTS}")
 
 

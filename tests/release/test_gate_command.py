@@ -58,6 +58,20 @@ def test_without_a_champion_the_baseline_is_to_be_beaten(repository: Path) -> No
     assert gate(repository, "--champion", "main~1").returncode == 4
 
 
+def test_a_baseline_that_was_not_fitted_is_named(repository: Path) -> None:
+    unfitted = {"tfidf_logistic_regression": "no terms remain"}
+    weak = Estimate(value=0.3, low=0.2, high=0.4)
+    some = {"majority_class": Scores(accuracy=weak, macro_f1=weak)}
+    write_metrics(repository, baselines=some, unfitted_baselines=unfitted)
+    result = gate(repository, "--champion", "main~1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Not fitted: tfidf_logistic_regression." in result.stdout
+    write_metrics(repository, baselines={}, unfitted_baselines=unfitted)
+    result = gate(repository, "--champion", "main~1")
+    assert result.returncode == 4, result.stdout + result.stderr
+    assert "No baseline could be fitted: no terms remain." in result.stdout
+
+
 def test_champion_that_can_not_be_fetched_is_named(repository: Path) -> None:
     shutil.rmtree(repository / ".dvc/cache")
     result = gate(repository, "--champion", "main")

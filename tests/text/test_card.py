@@ -125,6 +125,16 @@ def test_a_warm_start_says_what_it_was_trained_on(
     assert "holds 11,263: with a warm start" in text
 
 
+def test_a_baseline_that_was_not_fitted_is_a_row_with_the_reason(
+    manifest: Manifest, fields: dict[str, Any], corpus: DataMetrics
+) -> None:
+    reason = "a reason that has a | in it"
+    fields["unfitted_baselines"] = {"tfidf_logistic_regression": reason}
+    text = render_card(manifest, TextMetrics.model_validate(fields), corpus)
+    assert "| majority class | 0.611" in text
+    assert "\n| TF-IDF + logistic regression | not fitted: a reason that has a \\| in it | |\n\n| class" in text
+
+
 def test_a_corpus_of_one_topic_says_so(manifest: Manifest, fields: dict[str, Any], corpus: DataMetrics) -> None:
     fields["slices"]["unseen_topic"] = {}
     text = render_card(manifest, TextMetrics.model_validate(fields), corpus)

@@ -11,12 +11,15 @@ from sklearn.metrics import f1_score
 
 from evergreen.params import EvaluateParams, Params
 from evergreen.text import evaluation
-from evergreen.text.evaluation_metrics import Reliability
+from evergreen.text.evaluation_metrics import Reliability, TextMetrics
+from evergreen.text.report import write_report
 from evergreen.text.runtime import Classifier
 
 Y_TRUE = np.array([0, 0, 0, 1, 1, 2])
 Y_PRED = np.array([0, 0, 1, 1, 2, 2])
 LABELS = ["negative", "neutral", "positive"]
+ROOT = Path(__file__).parents[2]
+CHINESE = ROOT / "../shared/data/cases/18-chinese.csv"
 
 
 @pytest.fixture
@@ -158,10 +161,40 @@ def test_labels_become_positions() -> None:
 
 def test_baselines_on_real_texts(evaluate: EvaluateParams, data: Path) -> None:
     train, test = (pd.read_parquet(data / f"{split}.parquet") for split in ("train", "test"))
-    baselines = evaluation.score_baselines(train, test, LABELS, evaluate, 7)
+    baselines, unfitted = evaluation.score_baselines(train, test, LABELS, evaluate, 7)
+    assert unfitted == {}
+    assert evaluation.choose_analyzer(train["text"]) == "word"
     majority = baselines["majority_class"]
     assert majority.accuracy.value == pytest.approx((test["label"] == train["label"].mode()[0]).mean())
     assert majority.macro_f1.value < baselines["tfidf_logistic_regression"].macro_f1.value <= 1
+
+
+def test_baselines_on_texts_without_spaces(evaluate: EvaluateParams) -> None:
+    if not CHINESE.exists():
+        pytest.skip(f"{CHINESE} is missing")
+    rows = pd.read_csv(CHINESE)
+    train, test = rows.iloc[::2], rows.iloc[1::2]
+    scores, unfitted = evaluation.score_baselines(train, test, ["bad", "good"], evaluate, 7)
+    assert unfitted == {}
+    assert scores["tfidf_logistic_regression"].accuracy.value > scores["majority_class"].accuracy.value + 0.2
+
+
+def test_a_baseline_that_can_not_be_fitted_is_reported(evaluate: EvaluateParams) -> None:
+    # No sign occurs in two texts.
+    train = pd.DataFrame({"text": ["ab", "cd", "ef"], "label": ["negative", "neutral", "neutral"]})
+    scores, unfitted = evaluation.score_baselines(train, train, LABELS, evaluate, 7)
+    assert list(scores) == ["majority_class"]
+    assert list(unfitted) == ["tfidf_logistic_regression"]
+    assert "no terms remain" in unfitted["tfidf_logistic_regression"]
+
+
+def test_the_report_is_drawn_without_a_baseline(tmp_path: Path) -> None:
+    metrics = TextMetrics.load(ROOT / "metrics/text.json")
+    unfitted = dict.fromkeys(metrics.baselines, "no terms remain")
+    (tmp_path / "training.csv").write_text((ROOT / "reports/text/training.csv").read_text())
+    changed = metrics.model_copy(update={"baselines": {}, "unfitted_baselines": unfitted})
+    pictures = write_report(changed, pd.Series(["negative"]), np.array([0]), LABELS, tmp_path)
+    assert all(picture.exists() for picture in pictures)
 
 
 def test_latency_is_measured_even_with_few_texts(int8: Classifier, evaluate: EvaluateParams) -> None:

@@ -72,12 +72,18 @@ def measure_latencies(
 
 def _judge_baseline(metrics: TextMetrics, why: str) -> Check:
     """Without a champion: surely better than the best baseline."""
+    check = "better than the best baseline"
+    if not metrics.baselines:
+        message = f"{why} No baseline could be fitted: {'; '.join(metrics.unfitted_baselines.values())}."
+        return Check(name=check, status="failed", message=message.strip())
     name, best = max(metrics.baselines.items(), key=lambda item: item[1].accuracy.value)
     passed = metrics.accuracy.low > best.accuracy.value
     message = (
         f"{why} Accuracy {metrics.accuracy}, {name} {best.accuracy.value:.3f}; the lower bound must be above that."
     )
-    return Check(name="better than the best baseline", status="passed" if passed else "failed", message=message.strip())
+    if metrics.unfitted_baselines:
+        message += f" Not fitted: {', '.join(metrics.unfitted_baselines)}."
+    return Check(name=check, status="passed" if passed else "failed", message=message.strip())
 
 
 def _load_video(path: Path) -> VideoMetrics | None:

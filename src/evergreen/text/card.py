@@ -41,6 +41,7 @@ def render_card(manifest: Manifest, metrics: TextMetrics, data: DataMetrics) -> 
         labels=_join([f"*{label}*" for label in manifest.labels]),
         topics=_join(manifest.train_topics),
         models=models,
+        unfitted=[(display_name(name), _write_cell(reason)) for name, reason in metrics.unfitted_baselines.items()],
         classes=[(_write_cell(name), row) for name, row in classes],
         slices=[
             (kind, _write_cell(display_name(name)), row)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -57,6 +58,7 @@ def evaluate(
     y_proba = softmax(logits / classifier.manifest.temperature)
     y_pred = y_proba.argmax(1)
     latency = measure_latency(classifier, texts, params)
+    baselines, unfitted = score_baselines(splits["train"], test, labels, params, seed)
     metrics = TextMetrics(
         **dict(score(y_true, y_pred, params, seed)),
         n_samples=len(texts),
@@ -72,7 +74,8 @@ def evaluate(
             length=score_slices(name_lengths(test["text"], params.length_edges), y_true, y_pred, params, seed),
             unseen_topic=score_unseen_topics(classifier, splits["stream"], params, seed),
         ),
-        baselines=score_baselines(splits["train"], test, labels, params, seed),
+        baselines=baselines,
+        unfitted_baselines=unfitted,
         parity=training.parity,
         latency=latency,
         size_mb=size_mb,
@@ -230,19 +233,37 @@ def estimate_cost(train_runtime: float, samples_per_second: float, params: Evalu
 
 def score_baselines(
     train: pd.DataFrame, test: pd.DataFrame, labels: list[str], params: EvaluateParams, seed: int
-) -> dict[str, Scores]:
-    """Scores on the same split of the majority class and of TF-IDF with logistic regression."""
+) -> tuple[dict[str, Scores], dict[str, str]]:
+    """Score the majority class and TF-IDF with logistic regression on the same split.
+
+    Returns:
+        The scores, and the reason for each baseline that can't be fitted.
+    """
     models = {
         "majority_class": DummyClassifier(strategy="most_frequent"),
         "tfidf_logistic_regression": make_pipeline(
-            TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, max_features=params.tfidf_max_features),
+            TfidfVectorizer(
+                analyzer=choose_analyzer(train["text"]),
+                ngram_range=(1, 2),
+                min_df=2,
+                sublinear_tf=True,
+                max_features=params.tfidf_max_features,
+            ),
             LogisticRegression(C=4, class_weight="balanced", max_iter=1000, random_state=seed),
         ),
     }
     y_train = encode_labels(train["label"], labels)
     y_true = encode_labels(test["label"], labels)
-    scores = {}
+    scores, reasons = {}, {}
     for name, model in models.items():
-        model.fit(train["text"], y_train)
-        scores[name] = score(y_true, np.asarray(model.predict(test["text"])), params, seed)
-    return scores
+        try:
+            model.fit(train["text"], y_train)
+            scores[name] = score(y_true, np.asarray(model.predict(test["text"])), params, seed)
+        except Exception as error:  # whatever scikit-learn makes of unusual texts, the bundle is what counts
+            reasons[name] = " ".join(str(error).split()) or type(error).__name__
+    return scores, reasons
+
+
+def choose_analyzer(texts: "pd.Series[str]") -> Literal["word", "char"]:
+    """Count words where most texts have a space, else characters: Chinese, Japanese and Thai put none between words."""
+    return "word" if texts.str.strip().str.contains(r"\s").mean() >= 0.5 else "char"

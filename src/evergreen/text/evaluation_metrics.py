@@ -1,5 +1,7 @@
 """What `metrics/text.json` holds."""
 
+from pydantic import Field
+
 from evergreen.metrics import Estimate, Metrics
 from evergreen.text.metrics import Parity
 
@@ -81,6 +83,8 @@ class TextMetrics(Scores):
     calibration: Calibration
     slices: Slices
     baselines: dict[str, Scores]
+    unfitted_baselines: dict[str, str] = Field(default_factory=dict)
+    """Baselines that could not be fitted on these texts, and why."""
     parity: Parity
     latency: Latency
     size_mb: float
