@@ -38,6 +38,7 @@ def main() -> None:
     run = Run.of_bundle(
         bundle.manifest,
         "evaluate",
+        params=params.model_dump(mode="json", include={"seed", "evaluate"}),
         metrics={"test": metrics.model_dump()},
         artifacts=[*plots, CARD],
         bundle=BUNDLE,

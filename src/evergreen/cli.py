@@ -234,7 +234,9 @@ def runs_send() -> None:
 
     result = tracking.flush(Settings.load())
     typer.echo(f"{result.sent} sent, {result.kept} kept")
-    if result.kept:
+    if result.busy:
+        typer.echo("another process is sending them")
+    elif result.kept:
         problem = result.problem or "not all could be sent"
         raise EvergreenError(f"{problem}. The runs stay in the outbox; send them again once that is solved.")
 
