@@ -17,7 +17,7 @@ from buckets import Bucket, run_s3_server
 from evergreen import sources
 from evergreen.params import Columns
 from evergreen.sources import SourceError
-from evergreen.text.readers import read_batches
+from evergreen.text.readers import CorpusFormat, read_batches
 
 
 def run(code: str, *arguments: str, **environment: str) -> str:
@@ -88,13 +88,36 @@ def test_paths(tmp_path):
     assert file.closed
 
 
+def test_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.csv").write_bytes(b"abc")
+    assert sources.resolve("~/a.csv") == tmp_path / "a.csv"
+    with sources.open_uri("~/a.csv") as file:
+        assert file.read() == b"abc"
+    with pytest.raises(SourceError, match=r"~nobody-here/a\.csv: no such file or folder"):
+        sources.resolve("~nobody-here/a.csv")
+
+
 def test_missing_path(tmp_path):
     for use in (sources.resolve, lambda uri: sources.open_uri(uri).__enter__()):
         with pytest.raises(SourceError, match=r"none\.csv: no such file or folder"):
             use(str(tmp_path / "none.csv"))
 
 
-@pytest.mark.parametrize("uri", ["nope://bucket/a.csv", "hf://", "hf://a/b@", "hf://datasets/"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "nope://bucket/a.csv",
+        "hf://",
+        "hf:a/b",
+        "hf://a/b@",
+        "hf://datasets/",
+        "hf://buckets/a/b",
+        "hf://spaces/a/b",
+        "hf://a/b/../../c",
+        "hf://a/b//c",
+    ],
+)
 def test_malformed_address(uri):
     with pytest.raises(SourceError, match=uri):
         sources.resolve(uri)
@@ -235,12 +258,16 @@ def test_corpus_in_a_bucket_is_streamed(bucket, downloads):
     bucket.put("2026.05/a.csv", b"text,label\nhello,neutral\n")
     bucket.put("b.csv.gz", gzip.compress(b"text,label\nhello,neutral\n"))
     for name, count in (("2026.05/a.csv", 0), ("b.csv.gz", 0), ("2026.05", 1)):
-        (batch,) = read_batches(f"{bucket.uri}/{name}", Columns(), "utf-8", 10)
+        (batch,) = read_batches(f"{bucket.uri}/{name}", CorpusFormat(Columns()))
         assert batch.rows["text"].tolist() == ["hello"]
         assert len(downloads) == count
 
 
 # The hub
+
+
+SHA = "a" * 40
+REVISIONS = ("main", SHA, "v1", "refs/convert/parquet", "refs/pr/7", "try/this")
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -258,11 +285,11 @@ class Hub(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def do_GET(self) -> None:
-        parts = unquote(urlsplit(self.path).path).strip("/").split("/")
-        sha = "a" * 40
+        parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
+        sha = SHA
         if parts[0] == "api":
             folder = self.root / parts[1] / parts[2] / parts[3]
-            if not folder.is_dir() or (len(parts) > 5 and parts[5] not in ("main", sha, "v1")):
+            if not folder.is_dir() or (len(parts) > 5 and parts[5] not in REVISIONS):
                 self._respond(404, b'{"error": "Repository not found"}', X_Error_Code="RepoNotFound")
                 return
             names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
@@ -323,6 +350,7 @@ def hub(tmp_path_factory) -> Iterator[dict[str, str]]:
     (root / "models/org/tiny/model.onnx").write_bytes(b"not for us")
     (root / "models/org/tiny/onnx").mkdir()
     (root / "models/org/tiny/onnx/a.txt").write_bytes(b"in a folder")
+    (root / "models/org/tiny/odd[1].txt").write_text("odd")
     (root / "datasets/org/tiny/README.md").write_text("A dataset.")
     (root / "datasets/org/tiny/more.csv").write_text("text,label\nmore,neutral\n")
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("RootedHub", (Hub,), {"root": root}))
@@ -372,10 +400,10 @@ def test_hub_datasets(hub):
     code = """
 import json
 from evergreen.params import Columns
-from evergreen.text.readers import read_batches
+from evergreen.text.readers import CorpusFormat, read_batches
 rows = {}
 for uri in ("hf://datasets/org/tiny/data", "hf://datasets/org/tiny/more.csv", "hf://datasets/org/tiny", "hf://datasets/org/saved"):
-    rows[uri.partition("org/")[2]] = [row for b in read_batches(uri, Columns(), "utf-8", 2) for row in b.rows.values.tolist()]
+    rows[uri.partition("org/")[2]] = [row for b in read_batches(uri, CorpusFormat(Columns(), batch_rows=2)) for row in b.rows.values.tolist()]
 print(json.dumps(rows))
 """
     three = [["good", "positive"], ["bad", "negative"], ["so so", "neutral"]]
@@ -397,6 +425,52 @@ print([path.name for path in sources.resolve("hf://org/tiny/onnx").iterdir()] ==
 print(sources.resolve("hf://org/tiny@v1/model.onnx").read_text() == "not for us")
 """
     assert run(code, **hub).split() == ["True"] * 4
+
+
+@pytest.mark.parametrize("path", ["", "/data", "/data/train-00000-of-00001.parquet"])
+@pytest.mark.parametrize(
+    "revision",
+    ["refs/convert/parquet", "refs%2Fconvert%2Fparquet", "refs/pr/7", "refs%2Fpr%2F7", "try%2Fthis", "v1", SHA],
+)
+def test_hub_revisions_with_a_slash(hub, revision, path):
+    code = """
+import sys
+from evergreen import sources
+found = sources.resolve(sys.argv[1])
+print(found.is_file(), len([found] if found.is_file() else list(found.rglob("*.parquet"))))
+"""
+    is_file = path.endswith(".parquet")
+    assert run(code, f"hf://datasets/org/tiny@{revision}{path}", **hub).split() == [str(is_file), "1"]
+
+
+def test_hub_addresses():
+    parse = sources._parse_hub
+    assert parse("hf://datasets/org/name@refs/convert/parquet/default/train").path_in_repo == "default/train"
+    assert parse("hf://org/name@branch/path").revision == "branch"
+    for uri in ("hf://distilbert-base-uncased@refs/pr/1/a.txt", "hf://datasets/imdb@refs%2Fpr%2F1/a.txt"):
+        parsed = parse(uri)
+        assert (parsed.id.count("_/"), parsed.revision, parsed.path_in_repo) == (1, "refs/pr/1", "a.txt")
+
+
+def test_hub_file_whose_name_is_a_pattern(hub):
+    code = """
+from evergreen import sources
+print(sources.resolve("hf://org/tiny/odd[1].txt").read_text())
+"""
+    assert run(code, **hub).split() == ["odd"]
+
+
+def test_cache_that_cannot_be_written(hub):
+    code = """
+from evergreen import sources
+try:
+    sources.resolve("hf://org/tiny/config.json")
+except sources.SourceError as error:
+    print(error)
+"""
+    message = run(code, **hub | {"HF_HOME": "/dev/null/cache"})
+    assert message.startswith("hf://org/tiny/config.json: can't be stored as /dev/null/cache")
+    assert "HF_HOME" in message
 
 
 def test_missing_on_the_hub(hub):

@@ -1,8 +1,10 @@
-"""Where data and weights come from: `package:NAME/PATH`, a path, `s3://…`, `hf://datasets/…`, `hf://MODEL`.
+"""Where data and weights come from: `package:NAME/PATH`, a path (~ too), `s3://…`, `hf://datasets/…`, `hf://MODEL`.
 
 Nothing here needs a network unless the address does.
 """
 
+import errno
+import glob
 import hashlib
 import importlib.metadata
 import re
@@ -10,10 +12,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from evergreen.errors import EvergreenError
 from evergreen.settings import Settings
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfUri
 
 
 class SourceError(EvergreenError):
@@ -34,6 +39,8 @@ def resolve(uri: str) -> Path:
     if "://" in uri:
         return _download(uri)
     path = Path(uri)
+    with suppress(RuntimeError):  # there is no such home folder
+        path = path.expanduser()
     if not path.exists():
         raise SourceError(f"{uri}: no such file or folder. Correct the path, or write package:, s3:// or hf://.")
     return path
@@ -90,25 +97,42 @@ def _find_distributions(name: str) -> Iterator[importlib.metadata.Distribution]:
             continue
 
 
-_HUB = re.compile(
-    r"hf://(?P<datasets>datasets/)?(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<rev>[\w.-]+))?(?:/(?P<path>.+))?"
-)
+# The names of the hub's first years, without an organization, which its own parser no longer takes.
+_ALONE = re.compile(r"(hf://(?:datasets/|models/)?)([\w.-]+(?:@.*)?)")
+
+
+def _parse_hub(uri: str) -> "HfUri":
+    """Parse as the hub's own libraries do: a / in a revision is %2F, but for refs/convert/NAME and refs/pr/NUMBER."""
+    from huggingface_hub import parse_hf_uri  # noqa: PLC0415 - only for those who load from a hub
+
+    parsed = parse_hf_uri(_ALONE.sub(r"\1_/\2", uri) if _ALONE.fullmatch(uri) else uri)
+    if parsed.type not in ("model", "dataset") or ".." in Path(parsed.path_in_repo).parts:
+        raise ValueError(uri)
+    return parsed
 
 
 def _download_from_hub(uri: str) -> Path:
-    match = _HUB.fullmatch(uri)
-    if not match:
-        raise SourceError(f"{uri}: write hf://ORG/MODEL or hf://datasets/ORG/NAME, with @REVISION to pin one.")
-    path = match["path"] or ""
     try:
-        from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for those who load from a hub
+        parsed = _parse_hub(uri)
+    except ValueError as error:
+        raise SourceError(
+            f"{uri}: write hf://ORG/MODEL or hf://datasets/ORG/NAME, with @REVISION to pin one "
+            "(refs/convert/parquet, or with %2F for any other /), and /PATH for a part."
+        ) from error
+    except ImportError as error:
+        raise SourceError(f"{uri}: needs huggingface-hub. Install it: pip install -e '.[train]'.") from error
+    path: str = parsed.path_in_repo
+    is_dataset = parsed.type == "dataset"
+    pattern = glob.escape(path)
+    try:
+        from huggingface_hub import snapshot_download  # noqa: PLC0415 - as above
 
         folder = snapshot_download(
-            match["repo"],
-            repo_type="dataset" if match["datasets"] else "model",
-            revision=match["rev"],
-            allow_patterns=[path, f"{path}/*"] if path else None,
-            ignore_patterns=None if match["datasets"] or path else ["*.h5", "*.msgpack", "*.onnx", "*.ot"],
+            parsed.id.removeprefix("_/"),
+            repo_type=parsed.type,
+            revision=parsed.revision,
+            allow_patterns=[pattern, f"{pattern}/*"] if path else None,
+            ignore_patterns=None if is_dataset or path else ["*.h5", "*.msgpack", "*.onnx", "*.ot"],
         )
     except Exception as error:
         raise explain_unavailable(uri, error) from error
@@ -164,7 +188,12 @@ def open_filesystem(uri: str) -> Any:
 
 
 def explain_unavailable(uri: str, error: Exception) -> SourceError:
-    """Say what may be wrong when an address can't be reached."""
+    """Say what may be wrong when an address can't be reached, or what comes from there can't be stored."""
+    if isinstance(error, OSError) and error.filename and error.errno in (errno.EACCES, errno.ENOTDIR, errno.EROFS):
+        return SourceError(
+            f"{uri}: can't be stored as {error.filename} ({error.strerror}). Set EVERGREEN_STATE_DIR, or HF_HOME for "
+            "hf://, to a folder that you may write."
+        )
     return SourceError(
         f"{uri}: unavailable ({type(error).__name__}: {error}). Check the name, the network and the credentials: "
         "AWS_* and AWS_ENDPOINT_URL for s3://, HF_TOKEN and HF_ENDPOINT for hf://."
