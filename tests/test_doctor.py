@@ -355,6 +355,26 @@ def test_malformed_tracking_address(uri: str):
     assert run_checks(MLFLOW_TRACKING_URI=uri)["tracking"].status == "problem"
 
 
+def test_unwritable_folders(monkeypatch: pytest.MonkeyPatch):
+    for name in ("HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    servers = {"MLFLOW_TRACKING_URI": "databricks", "DATABASE_URL": "postgresql+psycopg://host/name"}
+    checks = run_checks(**servers)
+    assert (checks["state folder"].status, checks["cache"].status) == ("ok", "ok")
+    monkeypatch.setenv("HOME", "/dev/null/home")
+    checks = run_checks(**servers, EVERGREEN_STATE_DIR="/proc/state")
+    for name, variable in (("state folder", "EVERGREEN_STATE_DIR"), ("cache", "HF_HOME")):
+        assert (checks[name].status, checks[name].required) == ("problem", True)
+        assert checks[name].detail.startswith(f"{variable}: /")
+        assert checks[name].remedy == "Set it to a folder that you may write."
+
+
+def test_git_user_that_is_not_utf8(repository: Path):
+    with (repository / ".git" / "config").open("ab") as config:
+        config.write(b"[user]\n\tname = Ren\xe9\n")
+    assert run_checks()["git user"].status == "ok"
+
+
 def test_unwritable_database(repository: Path):
     (repository / "file").write_text("")
     check = run_checks(EVERGREEN_STATE_DIR=repository / "file" / "state")["tracking"]

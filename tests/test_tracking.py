@@ -171,7 +171,10 @@ def test_a_server_that_is_unavailable_keeps_the_record(state: Path, runs: list[t
     check(back.tracking_uri)
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:nonsense", "http://127.0.0.1:99999", "http://", "http://a..b"])
+@pytest.mark.parametrize(
+    "uri",
+    ["http://127.0.0.1:nonsense", "http://127.0.0.1:99999", "http://", "http://a..b", "http://[::1", "nope://host/a"],
+)
 def test_an_address_that_is_none_keeps_the_record(state: Path, runs: list[tracking.Run], uri: str) -> None:
     wrong = Settings(EVERGREEN_STATE_DIR=state, MLFLOW_TRACKING_URI=uri, EVERGREEN_TRACKING_TIMEOUT=0.5)
     flushed = tracking.record(runs[0], wrong)

@@ -20,7 +20,7 @@ from evergreen.errors import EvergreenError
 from evergreen.logs import redact
 from evergreen.params import Params, ParamsError
 from evergreen.processors import count_processors
-from evergreen.settings import Settings, explain_unwritable
+from evergreen.settings import Settings, SettingsError, check_cache, explain_unwritable
 from evergreen.sources import resolve
 from evergreen.text.bundle import Bundle as TextBundle
 from evergreen.video.bundle import Bundle as VideoBundle
@@ -58,6 +58,7 @@ def run_checks(settings: Settings) -> list[CheckResult]:
         *_check_params(),
         *_check_git(),
         _check_dvc(),
+        *_check_folders(settings),
         _check_tracking(settings),
         _check_outbox(settings),
         _check_log(settings),
@@ -195,7 +196,7 @@ def _check_git_user() -> CheckResult:
 
 
 def _run(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout.strip()
 
 
 def _check_dvc() -> CheckResult:
@@ -231,6 +232,19 @@ def _check_dvc_remote(remote: str, url: str) -> CheckResult:
 
 
 # What the repository works with.
+
+
+def _check_folders(settings: Settings) -> Iterator[CheckResult]:
+    for name, check, detail in (
+        ("state folder", settings.check_state_dir, str(settings.state_dir)),
+        ("cache", check_cache, "Hugging Face's libraries can write theirs"),
+    ):
+        try:
+            check()
+        except SettingsError as error:
+            yield CheckResult(name, "problem", *_split_remedy(error), required=True)
+        else:
+            yield CheckResult(name, "ok", detail, required=True)
 
 
 def _check_tracking(settings: Settings) -> CheckResult:

@@ -152,7 +152,10 @@ def flush(settings: Settings, seconds: float = math.inf) -> FlushResult:
 def _flush(settings: Settings, seconds: float) -> FlushResult:
     if problem := _check_server(settings):
         return FlushResult(0, count_pending(settings), problem)
-    client = _Client(settings, seconds)
+    try:
+        client = _Client(settings, seconds)
+    except Exception as error:  # an address that MLflow does not know, or no MLflow
+        return FlushResult(0, count_pending(settings), _describe(error))
     sent, problem = 0, None
     tried: set[Path] = set()
     # Listed again each time: what other processes add meanwhile, they leave to this one.
@@ -392,7 +395,7 @@ def describe_commit() -> str:
 
 def _run_git(*arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", check=False)
     except OSError:  # no git here
         return ""
     return done.stdout.strip()
