@@ -19,17 +19,22 @@ LABELS = ["negative", "neutral", "positive"]
 WIDTH = 16
 
 
-def write_bundle(folder: Path, seed: int = 1) -> Path:
+def write_bundle(folder: Path, seed: int = 1, labels: Sequence[str] = LABELS) -> Path:
     """Write a bundle whose answers differ from word to word."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = ["[UNK]", "@", "user", *letters, *(f"word{i}" for i in range(200)), "good", "bad", "the", "flight"]
     rng = np.random.default_rng(seed)
-    table, head = rng.normal(size=(len(words), WIDTH)), rng.normal(size=(WIDTH, len(LABELS)))
-    return write_word_bundle(folder, words, table, head, temperature=1.5)
+    table, head = rng.normal(size=(len(words), WIDTH)), rng.normal(size=(WIDTH, len(labels)))
+    return write_word_bundle(folder, words, table, head, temperature=1.5, labels=labels)
 
 
 def write_word_bundle(
-    folder: Path, words: Sequence[str], table: NDArray[np.floating], head: NDArray[np.floating], temperature: float
+    folder: Path,
+    words: Sequence[str],
+    table: NDArray[np.floating],
+    head: NDArray[np.floating],
+    temperature: float,
+    labels: Sequence[str] = LABELS,
 ) -> Path:
     """Write a bundle in which the mean of the words' vectors decides.
 
@@ -65,7 +70,7 @@ def write_word_bundle(
         helper.make_tensor_value_info(name, TensorProto.INT64, ["n", "t"]) for name in ("input_ids", "attention_mask")
     ]
     outputs = [
-        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", len(LABELS)]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", len(labels)]),
         helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["n", table.shape[1]]),
     ]
     weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
@@ -74,7 +79,7 @@ def write_word_bundle(
     onnx.save(model, folder / MODEL)
     manifest = Manifest(
         version="0.1.0",
-        labels=LABELS,
+        labels=list(labels),
         max_length=32,
         temperature=temperature,
         cleaning=CleaningRules(version=VERSION, public_handles=["united"]),

@@ -303,6 +303,36 @@ def test_nothing_is_wider_than_the_window(server: RunningServer, page: Page, wid
     assert page.run("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.parametrize("width", [320, 1280])
+def test_a_model_of_many_labels_fits_on_the_page(tmp_path: Path, page: Page, width: int) -> None:
+    names = ["一个名字很长的类别{:03}", "a_name_of_sixty_characters_without_a_blank_in_it_for_a_class{:03}"]
+    labels = [names[i % 2].format(i) for i in range(150)]
+    page.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
+    with run_server(tmp_path / "server", write_bundle(tmp_path / "text", labels=labels)) as server:
+        page.open(server.url)
+        page.wait_for_text("#models", "150 labels")
+        page.run("document.querySelector('#text-input').value = 'a good flight'")
+        page.click("#text [type=submit]")
+        page.wait_for_text("#text .feedback", "Prediction")
+        answer = server.client.post("/v1/classify", json={"text": "a good flight"}).json()["predictions"][0]
+        rows = page.run(
+            "[...document.querySelectorAll('#text .bars tr')].map((row) => row.innerText.replaceAll('\\n', ' ').split('\t'))"
+        )
+        assert len(rows) == 12
+        assert rows[0][0].strip() == answer["label"]
+        assert rows[-1][0].strip() == "139 others"
+        figures = [float(row[1].split("%")[0]) for row in rows]
+        assert sum(figures) == pytest.approx(100, abs=0.6)
+        assert page.run("document.querySelectorAll('#text .feedback button').length") == 1
+        assert page.run("document.querySelector('#text select').value") == answer["label"]
+        page.run(f"document.querySelector('#text select').value = {json.dumps(labels[7])}")
+        click_button(page, "#text .feedback", "Give")
+        page.wait_for_text("#text .feedback", f"Stored: {labels[7]}")
+        assert [name for _, name in page.list_controls() if not name.strip()] == []
+        assert page.run("document.documentElement.scrollWidth") <= width
+        assert page.run("document.querySelector('#text').offsetHeight") < 2000
+
+
 def find_low_contrast(page: Page) -> list[Any]:
     """Texts whose contrast with the background is below 4.5:1, as WCAG 2 computes it."""
     colors = page.run("""(() => {

@@ -10,6 +10,14 @@ export const button = (text, onclick) => element("button", { type: "button", cla
 
 export const percent = (fraction) => `${(100 * fraction).toFixed(1)} %`;
 
+/** The largest of rows, [name, value, figure], and a row that sums the others; all in their order where they are few. */
+export function keepLargest(rows, describe, most = 12) {
+  if (rows.length <= most) return rows;
+  const sorted = [...rows].sort((one, other) => other[1] - one[1]);
+  const rest = sorted.slice(most - 1).reduce((sum, row) => sum + row[1], 0);
+  return [...sorted.slice(0, most - 1), [`${rows.length - most + 1} others`, rest, describe(rest)]];
+}
+
 /** A table whose rows, [name, fraction, figure], have a bar beside the figure. */
 export function bars(caption, rows) {
   const lines = rows.map(([name, fraction, figure]) => {

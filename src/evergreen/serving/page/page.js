@@ -1,7 +1,7 @@
 /** The page: connects its sections with the server. */
 
 import { askForKey, download, getJson, hasKey, postJson, request } from "./api.js";
-import { bars, button, element, percent, terms } from "./dom.js";
+import { bars, button, element, keepLargest, percent, terms } from "./dom.js";
 import { connectJobs } from "./jobs.js";
 import { render } from "./markdown.js";
 import { showTraffic } from "./traffic.js";
@@ -31,7 +31,8 @@ function connectText() {
       const { predictions } = await postJson("/v1/classify", { text: input.value });
       const [{ id, label, probabilities }] = predictions;
       const rows = Object.entries(probabilities).map(([name, value]) => [name, value, percent(value)]);
-      result.replaceChildren(element("p", { className: "verdict" }, label), bars("Calibrated probabilities", rows));
+      const table = bars("Calibrated probabilities", keepLargest(rows, percent));
+      result.replaceChildren(element("p", { className: "verdict" }, label), table);
       askForFeedback(part, id, label, Object.keys(probabilities));
     }).finally(() => (form.ariaBusy = "false"));
   });
@@ -43,14 +44,22 @@ function connectText() {
 function askForFeedback(part, id, predicted, labels) {
   const answer = element("p", { role: "status" });
   const question = element("p", { id: `${part.id}-question` }, "Was it right? Choose the label it should have.");
-  const buttons = labels.map((label) => button(label === predicted ? `${label} (right)` : label, () => give(label)));
+  const describe = (label) => (label === predicted ? `${label} (right)` : label);
+  const buttons = labels.map((label) => button(describe(label), () => give(label)));
   const give = (label) =>
     attempt(part, async () => {
       await postJson("/v1/feedback", { prediction_id: id, label, source: "page" });
       buttons.forEach((one, index) => (one.ariaPressed = String(labels[index] === label)));
       answer.textContent = `Stored: ${label}. Thank you.`;
     });
-  const group = element("div", { className: "buttons", role: "group" }, ...buttons);
+  const group = element("div", { className: "buttons", role: "group" }, ...(labels.length > 12 ? choose() : buttons));
+  /** Of many labels, a list that the keyboard searches. */
+  function choose() {
+    const list = element("select", {}, ...labels.map((label) => element("option", { value: label }, describe(label))));
+    list.setAttribute("aria-labelledby", question.id);
+    list.value = predicted;
+    return [list, button("Give", () => give(list.value))];
+  }
   group.setAttribute("aria-labelledby", question.id);
   const name = element("p", { className: "id" }, `Prediction ${id}`);
   part.querySelector(".feedback").replaceChildren(question, group, answer, name);
@@ -105,6 +114,12 @@ const loadModels = () =>
     if (!models.video) section("video").querySelector(".status").textContent = "This server has no video model.";
   });
 
+function listLabels(labels) {
+  const all = labels.join(", ");
+  if (labels.length <= 12) return all;
+  return element("details", {}, element("summary", {}, `${labels.length} labels`), all);
+}
+
 function describeModel(model) {
   const time = (text) => element("time", { dateTime: text }, new Date(text).toLocaleString());
   const short = (text) => element("code", { title: text }, text.slice(0, 12));
@@ -113,7 +128,7 @@ function describeModel(model) {
     ["Run", short(model.run)],
     ["Data hash", short(model.data_hash)],
     ["Trained", time(model.trained_at)],
-    ["Labels", model.labels.join(", ")],
+    ["Labels", listLabels(model.labels)],
   ];
   const card = model.card && element("details", {}, element("summary", {}, `Model card of ${model.name}`));
   card?.append(element("div", { className: "card" }, ...render(model.card)));

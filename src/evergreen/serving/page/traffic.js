@@ -1,6 +1,6 @@
 /** What `/metrics` says, in words for people. */
 
-import { bars, element, percent, terms } from "./dom.js";
+import { bars, element, keepLargest, percent, terms } from "./dom.js";
 
 const SAMPLE = /^(\w+)(?:\{(.*)\})? (\S+)$/gm;
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
@@ -91,7 +91,8 @@ function countLabels(look) {
       counts.set(labels.label, (counts.get(labels.label) ?? 0) + value);
     }
     const total = [...counts.values()].reduce((sum, count) => sum + count, 0);
-    const rows = [...counts].sort().map(([label, count]) => [label, count / total, `${count} (${percent(count / total)})`]);
-    return total ? [bars(`Predictions since the start: ${kind}`, rows)] : [];
+    const describe = (fraction) => `${Math.round(fraction * total)} (${percent(fraction)})`;
+    const rows = [...counts].sort().map(([label, count]) => [label, count / total, describe(count / total)]);
+    return total ? [bars(`Predictions since the start: ${kind}`, keepLargest(rows, describe))] : [];
   });
 }
