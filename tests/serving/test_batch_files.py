@@ -275,6 +275,10 @@ def test_rejected_rows_of_parquet(tmp_path):
         ("a.csv", b"id,body\n1,a\n", "Name the column of the texts text"),
         ("a.csv", b"text,a,a\nb,1,2\n", "several columns named"),
         ("a.csv", b"text,\xff\nb,1\n", "not UTF-8"),
+        ("a.csv", b"id;text\n1;a\n", "Separate the fields by commas, not by ';'"),
+        ("a.csv", "id,text\n1,a\n".encode("utf-16"), "UTF-16. Save the file as UTF-8"),
+        ("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), "UTF-16. Save the file as UTF-8"),
+        ("a.csv", b"PK\x03\x04", "a spreadsheet"),
         ("a.parquet", b"PAR1 broken", "not a Parquet file"),
     ],
 )

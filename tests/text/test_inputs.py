@@ -1,6 +1,7 @@
 """Texts of a file for inference: formats, order, streaming, and errors that name the line."""
 
 import csv
+import gzip
 import io
 import itertools
 import json
@@ -76,6 +77,7 @@ def test_unknown_format_is_refused_before_reading():
         ("t.csv", b"text\ngood\nbad\n\xff\n", "line 4: not UTF-8"),
         ("t.csv", b'text\ngood\nbad\n"never closed\n', "after line 3: not CSV .*quotes"),
         ("t.csv", b"id,text\n1,good\n2,bad\n3\n", "line 4: no text"),
+        ("t.csv", b"id,text\n1,good\n2,bad\n3,good, but late\n", "line 4: 3 fields, 2 expected"),
         ("t.jsonl", b'{"text": "good"}\n\n{"text": "bad"}\n{"text"\n', "line 4: not JSON"),
         ("t.jsonl", b'{"text": "good"}\n{"text": "bad"}\n{"texts": "x"}\n', "line 3: no key text"),
         ("t.jsonl", b'{"text": "good"}\n{"text": "bad"}\n{"text": 7}\n', "line 3: no key text with a string"),
@@ -92,11 +94,40 @@ def test_error_names_the_line_after_earlier_texts(tmp_path: Path, name: str, con
     assert name in str(error.value)
 
 
+def test_two_columns_of_texts(tmp_path: Path):
+    (tmp_path / "t.csv").write_bytes(b"text,text\ngood,bad\n")
+    with pytest.raises(SourceError, match="several columns named"):
+        list(read_texts(str(tmp_path / "t.csv")))
+
+
 @pytest.mark.parametrize("content", [b"id,words\n1,good\n", b""])
 def test_csv_without_text_column(tmp_path: Path, content: bytes):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(SourceError, match="no column text"):
         list(read_texts(str(tmp_path / "t.csv")))
+
+
+@pytest.mark.parametrize("sign", [";", "\t", "|"])
+def test_csv_with_another_separator_is_told_from_one_without_texts(tmp_path: Path, sign: str):
+    (tmp_path / "t.csv").write_text(f"id{sign}text\n1{sign}good\n", encoding="utf-8")
+    with pytest.raises(SourceError, match=r"no column text among .*Separate the fields by commas"):
+        list(read_texts(str(tmp_path / "t.csv")))
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".jsonl"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text\ngood\n".encode("utf-16"), "UTF-16.*Save the file as UTF-8"),
+        (gzip.compress(b"text\ngood\n"), "gzip.*Unpack"),
+        (b"PK\x03\x04\x14\x00", "spreadsheet.*export"),
+    ],
+    ids=["utf-16", "gzip", "zip"],
+)
+def test_file_of_another_kind_is_named(tmp_path: Path, suffix: str, content: bytes, message: str):
+    (tmp_path / f"t{suffix}").write_bytes(content)
+    with pytest.raises(SourceError, match=message):
+        list(read_texts(str(tmp_path / f"t{suffix}")))
 
 
 def test_csv_field_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evergreen.sources import SourceError, explain_unavailable, open_filesystem, open_uri, resolve
-from evergreen.text.inputs import LONGEST_FIELD, FormatError
+from evergreen.text.inputs import LONGEST_FIELD, FormatError, check_columns, check_signature
 from evergreen.text.runtime import Prediction
 
 FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
@@ -76,6 +76,9 @@ class Source:
         """
         file_format = get_format(address)
         address, version, size = _identify(address)
+        if file_format != "parquet":
+            with open_uri(address) as stream:
+                check_signature(address, stream.read(4))
         if file_format == "jsonl":
             return cls(address, file_format, version, size, None)
         with open_uri(address) as stream:
@@ -306,8 +309,7 @@ def _identify(address: str) -> tuple[str, str, int]:
 
 def _check_columns(address: str, columns: Sequence[Column]) -> None:
     names = [column.name for column in columns]
-    if "text" not in names:
-        raise SourceError(f"{address}: no column text among {names}. Name the column of the texts text.")
+    check_columns(address, names)
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise SourceError(f"{address}: several columns named {repeated}. Give each a name of its own.")
 

@@ -4,10 +4,11 @@ import csv
 import json
 import select
 import sys
-from collections.abc import Iterable, Iterator
-from io import BufferedIOBase
+from collections.abc import Iterable, Iterator, Sequence
+from io import BufferedReader
 from itertools import chain, islice
 from pathlib import Path
+from typing import cast
 
 from evergreen.sources import SourceError
 
@@ -16,6 +17,12 @@ LONGEST_FIELD = 1 << 24
 BATCH = 1024
 """Texts that are given to the model together, where they come fast enough."""
 _READ_BYTES = 1 << 16
+_SIGNATURES = {
+    b"\xff\xfe": "UTF-16. Save the file as UTF-8.",
+    b"\xfe\xff": "UTF-16. Save the file as UTF-8.",
+    b"\x1f\x8b": "compressed by gzip. Unpack it.",
+    b"PK\x03\x04": "a ZIP archive or a spreadsheet. Unpack it, or export the sheet as CSV in UTF-8.",
+}
 
 
 class FormatError(SourceError):
@@ -45,6 +52,30 @@ def read_batches(file: str, size: int = BATCH) -> Iterator[list[str]]:
     return _read_arrived(size) if file == "-" else _batch(_read_file(file), size)
 
 
+def check_signature(name: str, beginning: bytes) -> None:
+    """Refuse a file whose first bytes, four or more, show that it holds no lines of UTF-8, in place of every row of it.
+
+    Raises:
+        SourceError: with what it holds.
+    """
+    for signature, kind in _SIGNATURES.items():
+        if beginning.startswith(signature):
+            raise SourceError(f"{name}: {kind}")
+
+
+def check_columns(name: str, columns: Sequence[str]) -> None:
+    """Raise SourceError unless one column of a CSV file is named text."""
+    if "text" in columns:
+        if list(columns).count("text") > 1:
+            raise SourceError(f"{name}: several columns named ['text']. Give each a name of its own.")
+        return
+    separator = next((sign for sign in ";\t|" if "text" in "".join(columns).split(sign)), None)
+    remedy = "Name the column of the texts text."
+    if separator is not None:
+        remedy = f"Separate the fields by commas, not by {separator!r}."
+    raise SourceError(f"{name}: no column text among {list(columns)}. {remedy}")
+
+
 def _check_format(file: str) -> None:
     if Path(file).suffix.lower() not in _READERS:
         raise FormatError(f"{file}: not a format that is read. Write a .txt, .csv or .jsonl file, or - for lines.")
@@ -70,6 +101,7 @@ def _batch(texts: Iterable[str], size: int) -> Iterator[list[str]]:
 def _read_file(file: str) -> Iterator[str]:
     try:
         with Path(file).open("rb") as stream:
+            check_signature(file, stream.peek(4))
             yield from _READERS[Path(file).suffix.lower()](stream, file)
     except OSError as error:
         raise SourceError(f"{file}: {error.strerror}. Correct the path or the permissions.") from error
@@ -80,12 +112,12 @@ def _read_arrived(size: int) -> Iterator[list[str]]:
     if sys.stdin is None:  # as Python has it where it was closed
         raise SourceError(f"{name}: closed. Pipe the texts into the command, or name a file.")
     first = 1
-    for lines in _wait_for_lines(sys.stdin.buffer, size, name):
+    for lines in _wait_for_lines(cast(BufferedReader, sys.stdin.buffer), size, name):
         yield from _batch(_read_lines(lines, name, first), size)
         first += len(lines)
 
 
-def _wait_for_lines(stream: BufferedIOBase, size: int, name: str) -> Iterator[list[bytes]]:
+def _wait_for_lines(stream: BufferedReader, size: int, name: str) -> Iterator[list[bytes]]:
     """Yield the complete lines once as many have arrived, or nothing more is there yet."""
     lines: list[bytes] = []
     parts: list[bytes] = []  # of a line that has no end yet
@@ -106,7 +138,7 @@ def _wait_for_lines(stream: BufferedIOBase, size: int, name: str) -> Iterator[li
         yield [*lines, last] if last else lines
 
 
-def _has_more(stream: BufferedIOBase) -> bool:
+def _has_more(stream: BufferedReader) -> bool:
     try:
         return bool(select.select([stream], [], [], 0)[0])
     except (OSError, ValueError):  # no file of the system's, or one that it can't ask
@@ -129,10 +161,14 @@ def _read_csv(lines: Iterable[bytes], name: str) -> Iterator[str]:
     csv.field_size_limit(LONGEST_FIELD)
     reader = csv.DictReader(_decode_lines(lines, name), strict=True)
     try:
-        columns = list(reader.fieldnames or [])
-        if "text" not in columns:
-            raise SourceError(f"{name}: no column text among {columns}. Name the column of the texts text.")
+        check_columns(name, reader.fieldnames or [])
         for row in reader:
+            if extra := cast("list[str] | None", row.get(cast("str", None))):  # a text of which a part would be lost
+                count = len(reader.fieldnames or []) + len(extra)
+                raise SourceError(
+                    f"{name}, line {reader.line_num}: {count} fields, {count - len(extra)} expected. Quote a text "
+                    "that has commas."
+                )
             if row["text"] is None:
                 raise SourceError(f"{name}, line {reader.line_num}: no text in this row. Add it, or remove the row.")
             yield row["text"]
