@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from monitored import NEW, OLD, SHIPPED, UNTIL, make_rows, make_window, make_windows, write_test_set
@@ -14,7 +15,9 @@ from tiny_text_bundle import write_bundle
 from typer.testing import CliRunner
 
 from evergreen import cli, cli_monitor
+from evergreen.monitoring.alert_text import Links, render_body
 from evergreen.monitoring.drift_report import PROJECT
+from evergreen.monitoring.explanation import TopicShares
 from evergreen.monitoring.history import extend_history, read_history
 from evergreen.monitoring.log import PredictionLog
 from evergreen.monitoring.monitor import describe_run
@@ -215,6 +218,27 @@ def test_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     assert "http" not in page
     assert 'href="drift.html"' in page
     assert "drift.html" not in render_page(verdict, tmp_path / "history.png", False)
+
+
+def test_page_of_many_classes_and_topics_is_short(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = [f"a name of sixty characters that differs from the next by {i:04}" for i in range(150)]
+    windows = make_windows(
+        reference=make_window(600, labels=labels, y_proba=rng.dirichlet(np.ones(150) / 5, 600).astype(np.float32)),
+        current=make_window(600, labels=labels, y_proba=rng.dirichlet(rng.random(150), 600).astype(np.float32)),
+    )
+    params = Params.load(SHIPPED).monitor
+    signals = {name: signal for name, signal in load_signals(params.signals).items() if name == "class_drift"}
+    topics = [TopicShares(topic=f"topic {i}", reference=0.1, current=0.2) for i in range(1500)]
+    verdict = judge(measure(windows, signals, params), windows, params, topics)
+    write_report(verdict, windows, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert len(page.splitlines()) <= 200
+    assert page.count(" of the reference, ") <= 5
+    assert "The 20 that changed most of 1,500; verdict.json has all." in page
+    assert len(Verdict.load(tmp_path / "verdict.json").topics) == 1500
+    assert (tmp_path / "drift.html").stat().st_size < 8_000_000
+    assert len(render_body(verdict, Links())) <= 60_000
 
 
 def test_cut_history_loses_one_look(tmp_path: Path) -> None:
