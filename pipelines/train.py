@@ -16,10 +16,13 @@ def main() -> None:
     settings = Settings.load()
     # Imported once the parameters are right, since this takes seconds.
     from evergreen.text.export import check_parity, export_bundle
+    from evergreen.text.preflight import check_training
     from evergreen.text.training import train
     from evergreen.tracking import Run, record
 
-    result = train(params.train, params.data.labels, params.seed, DATA, settings.state_dir / "checkpoints")
+    labels, checkpoints = params.data.labels, settings.state_dir / "checkpoints"
+    check_training(params, labels, DATA, checkpoints, [BUNDLE, WEIGHTS, METRICS.parent, HISTORY.parent])
+    result = train(params.train, labels, params.seed, DATA, checkpoints)
     weights_hash = result.save_pretrained(WEIGHTS)
     bundle = export_bundle(result, weights_hash, params, DATA, BUNDLE)
     parity = check_parity(bundle, result, DATA / "validation.parquet", params.export, params.evaluate.batch_size)

@@ -18,6 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 CONTRIB = "com.microsoft"
 Floats = NDArray[np.float32]
+_PLAIN_GEMM = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
 _TINIEST = 1e-9  # no scale is zero
 _LARGE_CHANNEL = 0.95
 """Channels above this quantile are divided down to it."""
@@ -53,13 +54,33 @@ def quantize(model: ModelProto, feeds: Iterable[dict[str, NDArray[np.int64]]]) -
     Args:
         feeds: calibration texts, one each, so that no padding widens a range.
     """
-    return _Quantizer(model, calibrate(model, feeds)).run()
+    split = _split_gemm(model)
+    return _Quantizer(split, calibrate(split, feeds)).run()
+
+
+def _split_gemm(model: ModelProto) -> ModelProto:
+    """Write each product with a bias whose weights are [inputs, outputs], as GPT-2's are, as `MatMul` and `Add`."""
+    split = ModelProto()
+    split.CopyFrom(model)
+    del split.graph.node[:]
+    for node in model.graph.node:
+        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        plain = all(attributes.get(name, value) == value for name, value in _PLAIN_GEMM.items())
+        if node.op_type != "Gemm" or not plain or len(node.input) != 3:
+            split.graph.node.append(node)
+            continue
+        product = f"{node.output[0]}_product"
+        split.graph.node.append(helper.make_node("MatMul", node.input[:2], [product]))
+        split.graph.node.append(helper.make_node("Add", [product, node.input[2]], node.output))
+    return split
 
 
 def calibrate(model: ModelProto, feeds: Iterable[dict[str, NDArray[np.int64]]]) -> dict[str, Range]:
     """Observe the input of each `MatMul` with constant weights, channel by channel."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     names = list(dict.fromkeys(node.input[0] for node in model.graph.node if _is_quantizable(node, constants)))
+    if not names:
+        return {}
     observed = ModelProto()
     observed.CopyFrom(model)
     observed.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)

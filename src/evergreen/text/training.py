@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import (
-    AutoTokenizer,
     DataCollatorWithPadding,
     EarlyStoppingCallback,
     PrinterCallback,
@@ -35,14 +34,17 @@ from transformers.utils import logging as transformers_logging
 from evergreen import sources
 from evergreen.bundle import hash_files
 from evergreen.logs import get_logger
-from evergreen.params import ParamsError, TrainParams
+from evergreen.params import TrainParams
 from evergreen.text.checkpoints import compute_fingerprint, find_checkpoint
+from evergreen.text.loading import load_pretrained
 from evergreen.text.metrics import Parity, TrainingMetrics, ValidationScores
 from evergreen.text.model import TextClassifier, hash_weights
 from evergreen.text.splits import SPLITS
 
 log = get_logger(__name__)
 HISTORY = ["step", "epoch", "loss", "eval_loss", "eval_accuracy", "eval_macro_f1"]
+KEPT_CHECKPOINTS = 2
+"""The newest, and the best where that is another."""
 _UNUSED_OUTPUTS = ["sentence_embedding"]
 # Their logs go where ours go.
 transformers_logging.disable_default_handler()
@@ -142,10 +144,7 @@ def train(params: TrainParams, labels: list[str], seed: int, data: Path, checkpo
         torch.set_num_threads(params.num_threads)
     set_seed(seed)
     weights = sources.resolve(params.warm_start or params.base_model)
-    tokenizer, model = _load(weights, labels, params.dropout)
-    model.set_encoder_dropout(params.encoder_dropout)
-    model.freeze(params.freeze_embeddings, params.freeze_layers)
-    _check_length(params, tokenizer, model)
+    tokenizer, model = load_pretrained(params, weights, labels)
     data_hash = hash_files(*(data / f"{split}.parquet" for split in SPLITS))
     training = _tokenize(data / "train.parquet", tokenizer, labels, params.max_length)
     validation = _tokenize(data / "validation.parquet", tokenizer, labels, params.max_length)
@@ -196,24 +195,6 @@ def _build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _load(weights: Path, labels: list[str], dropout: float) -> tuple[Any, TextClassifier]:
-    try:
-        return AutoTokenizer.from_pretrained(weights), TextClassifier.from_pretrained(weights, labels, dropout)
-    except (OSError, ValueError) as error:  # what transformers raises for a folder that is not a model
-        reason = str(error).strip().splitlines()[0]
-        raise sources.SourceError(
-            f"{weights}: not a model that transformers loads ({reason}). Name another."
-        ) from error
-
-
-def _check_length(params: TrainParams, tokenizer: Any, model: TextClassifier) -> None:
-    positions = min(tokenizer.model_max_length, getattr(model.encoder.config, "max_position_embeddings", 2**31))
-    if params.max_length > positions:
-        raise ParamsError(
-            f"train.max_length: found {params.max_length}, but this model reads {positions} tokens. Set it to fewer."
-        )
 
 
 def _tokenize(path: Path, tokenizer: Any, labels: list[str], max_length: int) -> datasets.Dataset:
@@ -271,7 +252,7 @@ def _build_arguments(params: TrainParams, seed: int, folder: Path, n_samples: in
         eval_steps=steps,
         save_steps=steps,
         logging_steps=max(1, steps // 10),
-        save_total_limit=2,
+        save_total_limit=KEPT_CHECKPOINTS,
         load_best_model_at_end=True,
         metric_for_best_model="macro_f1",
         restore_callback_states_from_checkpoint=True,
