@@ -1,6 +1,7 @@
 """Training: it learns, it repeats itself, it stops early, and a kill costs no more than the last steps."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,11 @@ import pandas as pd
 import pytest
 import torch
 from easy_corpus import LABELS, write
+from full_disk import mount_small_disk
+from safetensors import SafetensorError
 
 from evergreen import sources
+from evergreen.full_disk import explain_full_disk
 from evergreen.params import Params, ParamsError, TrainParams
 from evergreen.text import training
 from evergreen.text.model import TextClassifier, hash_weights
@@ -205,6 +209,44 @@ def test_changed_weights_of_a_champion_are_refused(dated: datasets.Dataset, tmp_
     (folder / "head.safetensors").write_bytes(b"other")
     with pytest.raises(sources.SourceError, match="weights changed"):
         training.add_replay(dated, folder, 2, 7)
+
+
+@pytest.mark.parametrize("content", ["", '{"data_cut', "[]", "{}", '{"weights_hash": "x", "data_cutoff": "soon"}'])
+def test_a_champion_whose_state_was_cut_off_is_refused(content: str, dated: datasets.Dataset, tmp_path: Path) -> None:
+    folder = champion(tmp_path, "2026-03-31T00:00:00+00:00")
+    (folder / "training.json").write_text(content)
+    with pytest.raises(sources.SourceError, match=r"training\.json: damaged\. Fetch the weights again"):
+        training.add_replay(dated, folder, 2, 7)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "head.safetensors", "labels.json", "config.json"])
+def test_weights_that_were_cut_off_are_refused(
+    name: str, quick: Callable[..., TrainParams], easy: Path, weights: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(weights, tmp_path / "weights")
+    TextClassifier.from_pretrained(weights, LABELS).save_pretrained(folder, LABELS)
+    (folder / name).write_bytes((folder / name).read_bytes()[:-5])
+    with pytest.raises(sources.SourceError, match="not a model that transformers loads"):
+        training.train(quick(base_model=str(folder)), LABELS, 7, easy, tmp_path)
+
+
+def test_a_full_disk_costs_no_more_than_the_checkpoint_that_it_cut_off(
+    quick: Callable[..., TrainParams], easy: Path, tmp_path: Path
+) -> None:
+    params = quick(epochs=1)
+    whole = training.train(params, LABELS, 7, easy, tmp_path / "whole")
+    first, last = sorted(whole.checkpoints.iterdir(), key=lambda folder: int(folder.name.rpartition("-")[2]))
+    size = sum(file.stat().st_size for file in first.iterdir())
+    with mount_small_disk(tmp_path / "disk", str(round(1.6 * size))) as disk:
+        with pytest.raises((OSError, RuntimeError, SafetensorError)) as caught:
+            training.train(params, LABELS, 7, easy, disk)
+        message = explain_full_disk(caught.value)
+        assert message is not None
+        assert message.startswith(str(disk / whole.checkpoints.name / last.name))
+        subprocess.run(["mount", "-o", f"remount,size={4 * size}", str(disk)], check=True)
+        resumed = training.train(params, LABELS, 7, easy, disk)
+    assert resumed.resumed_from_step == int(first.name.rpartition("-")[2])
+    assert all(torch.equal(value, resumed.model.state_dict()[name]) for name, value in whole.model.state_dict().items())
 
 
 def test_a_champion_must_say_until_when_it_was_trained(

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoTokenizer
@@ -24,7 +25,8 @@ def load_pretrained(params: TrainParams, weights: Path, labels: list[str]) -> tu
     try:
         tokenizer = AutoTokenizer.from_pretrained(weights)
         model = TextClassifier.from_pretrained(weights, labels, params.dropout)
-    except (OSError, ValueError) as error:  # what transformers raises for a folder that is not a model
+    # What transformers raises for a folder that is not a model, or for a file that was cut off.
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise SourceError(f"{weights}: not a model that transformers loads ({reason}). Name another.") from error
     name = "train.warm_start" if params.warm_start else "train.base_model"

@@ -218,10 +218,13 @@ def add_replay(training: datasets.Dataset, champion: Path, ratio: float, seed: i
     file = champion / "training.json"
     if not file.exists():
         raise sources.SourceError(f"{champion}: no training.json. train.warm_start wants weights that `train` wrote.")
-    state = json.loads(file.read_text(encoding="utf-8"))
-    if hash_weights(champion) != state["weights_hash"]:
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        weights_hash, cutoff = state["weights_hash"], np.datetime64(state["data_cutoff"].removesuffix("+00:00"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise sources.SourceError(f"{file}: damaged. Fetch the weights again.") from error
+    if hash_weights(champion) != weights_hash:
         raise sources.SourceError(f"{champion}: the weights changed since they were trained. Fetch them again.")
-    cutoff = np.datetime64(state["data_cutoff"].removesuffix("+00:00"))
     times = np.array(training.with_format("numpy")["observed_at"], dtype="datetime64[us]")
     new = np.flatnonzero(times > cutoff)
     old = np.flatnonzero(times <= cutoff)
