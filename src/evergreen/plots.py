@@ -1,5 +1,6 @@
 """Plots for people: one look, readable in a pull request, in light and dark."""
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ CJK_FONTS = (
     "Arial Unicode MS",
 )
 COLORS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2")
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it warns that a lent font has one weight only
 plt.rcParams.update(
     {
         "figure.dpi": 120,
