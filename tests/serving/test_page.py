@@ -36,6 +36,7 @@ Reads **short** texts, `run 1`, see [the paper](https://example.org/paper), not 
 | model | accuracy |
 | --- | --- |
 | this *bundle* | 0.85 |
+| either \\| or | 0.75 |
 
 - one
 - two, over
@@ -199,6 +200,8 @@ def test_card_is_shown_as_text_only(server: RunningServer, page: Page) -> None:
     assert page.run("[...document.querySelectorAll('#models .card td')].map((cell) => cell.innerText)") == [
         "this bundle",
         "0.85",
+        "either | or",
+        "0.75",
     ]
     assert page.run("[...document.querySelectorAll('#models .card li')].map((item) => item.innerText)") == [
         "one",
