@@ -4,9 +4,13 @@ import errno
 import io
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import av
 import h5py
 import numpy as np
 import pandas as pd
@@ -50,6 +54,16 @@ def save_to_stream(file: Path) -> None:
         torch.save(torch.zeros(100_000), stream)
 
 
+def write_video(file: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (30, 240, 320, 3), np.uint8)
+    with av.open(str(file), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode(None))
+
+
 def insert(file: Path) -> None:
     with sqlite3.connect(file) as database:
         database.execute("create table texts (text)")
@@ -75,6 +89,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "safetensors": lambda file: save_file({"a": torch.zeros(100_000)}, file),
     "tokenizer": save_tokenizer,
     "error maps": write_features,
+    "video": write_video,
     "sqlite": insert,
     "behind an error of ours": download,
 }
@@ -114,3 +129,17 @@ def test_device_that_is_always_full() -> None:
     with pytest.raises(OSError, match="No space left") as caught, io.FileIO("/dev/full", "w") as stream:
         stream.write(b"x")
     assert explain_full_disk(caught.value) is not None
+
+
+@pytest.mark.parametrize("size", [10, 500_000])
+def test_output_that_finds_no_room_is_one_line(size: int, small_disk: Path) -> None:
+    (small_disk / "fill").write_bytes(bytes(60_000))
+    with (small_disk / "output").open("wb") as output:
+        with suppress(OSError):
+            (small_disk / "rest").write_bytes(bytes(100_000))
+        program = f"from evergreen import stage; stage.run(lambda: print('x' * {size}))"
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("error: standard output: can't be written, 0 bytes are free")
+    assert done.stderr.count("\n") == 1

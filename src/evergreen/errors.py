@@ -1,5 +1,6 @@
 """Errors that a person can fix, and the one place that turns them into a line on standard error and an exit code."""
 
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ def exit_on_error() -> Iterator[None]:
     """Print what a person can fix as one message and exit with its code; let any other error keep its traceback."""
     try:
         yield
+        sys.stdout.flush()  # here, where a full disk is still a message
     except Exception as error:
         # First, since it hides behind what a library, or we, make of it.
         if message := explain_full_disk(error):
@@ -34,6 +36,10 @@ def exit_on_error() -> Iterator[None]:
 
 def _exit(message: str, code: int) -> None:
     print(f"error: {redact(message)}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would try again as it ends, and exit with a code of its own
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 

@@ -4,7 +4,10 @@ import errno
 import io
 import os
 import shutil
+import stat
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -25,8 +28,8 @@ def explain_full_disk(error: BaseException) -> str | None:
     if not any(_is_full(link) for link in chain):
         return None
     paths = dict.fromkeys(path for link in chain for path in _list_paths(link))
-    spaces = [(free, path) for path in [*paths, Path.cwd()] if (free := _measure_free(path)) is not None]
-    free, path = min(spaces, key=lambda space: space[0])
+    spaces = [(free, str(path)) for path in [*paths, Path.cwd()] if (free := _measure_free(path)) is not None]
+    free, path = min([*spaces, *_measure_output()], key=lambda space: space[0])
     return (
         f"{path}: can't be written, {decimal(free)} are free on its disk. Make room there (or raise the quota), then "
         "run the same command again; a training resumes from its last checkpoint."
@@ -75,3 +78,12 @@ def _measure_free(path: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return usage.free if usage.total else None
+
+
+def _measure_output() -> Iterator[tuple[int, str]]:
+    """Bytes free where standard output goes, when that is a file."""
+    with suppress(OSError, ValueError):  # closed, or none of the operating system's
+        number = sys.stdout.fileno()
+        if stat.S_ISREG(os.fstat(number).st_mode):
+            disk = os.fstatvfs(number)
+            yield disk.f_bavail * disk.f_frsize, "standard output"
