@@ -39,8 +39,7 @@ def measure(path: Path) -> dict[str, float]:
 
     columns = {"text": "text", "label": "label", "observed_at": "observed_at", "topic": "topic"}
     changes = {"corpora": [str(path)], "encoding": "utf-8", "columns": columns, "labels": ["no", "yes"], "topics": []}
-    # As many partitions as keep each small: their number is a parameter, set for the largest corpus here.
-    data = Params.load().model_dump(mode="json")["data"] | changes | {"train_topics": ["all"], "num_partitions": 256}
+    data = Params.load().model_dump(mode="json")["data"] | changes | {"train_topics": ["all"]}
     started = time.monotonic()
     stats = prepare(DataParams.model_validate(data), path.parent / "out")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -45,6 +45,7 @@ def measure(setting: str, n_samples: int, seed: int) -> dict[str, float]:
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415
 
     from evergreen.params import Params  # noqa: PLC0415
+    from evergreen.text.labels import load_labels  # noqa: PLC0415
     from evergreen.text.model import TextClassifier  # noqa: PLC0415
     from evergreen.text.training import train  # noqa: PLC0415
 
@@ -71,7 +72,7 @@ def measure(setting: str, n_samples: int, seed: int) -> dict[str, float]:
         pq.write_table(rows.slice(0, n_samples), folder / "train.parquet")
         pq.write_table(pq.read_table(DATA / "validation.parquet"), folder / "validation.parquet")
         pq.write_table(rows.slice(0, 0), folder / "test.parquet")
-        result = train(settings, params.data.labels, seed, folder, folder / "checkpoints")
+        result = train(settings, load_labels(DATA), seed, folder, folder / "checkpoints")
     best = result.best
     return {
         "train_runtime": result.train_runtime,

@@ -19,9 +19,11 @@ def main() -> None:
     stats = prepare(params, DATA)
     metrics = summarize(stats)
     metrics.save(METRICS / "data.json")
-    plot_class_counts(metrics.topics, params.labels, REPORTS / "data.png")
+    plot_class_counts(metrics.topics, stats.labels, REPORTS / "data.png")
     splits = ", ".join(f"{split} {size:,}" for split, size in metrics.splits.items())
-    print(f"{stats.rows:,} rows: {splits}; {stats.duplicates:,} duplicates, {metrics.quarantined:,} quarantined")
+    dropped = f"{stats.duplicates:,} duplicates, {stats.near_empty:,} near-empty, {metrics.quarantined:,} quarantined"
+    simulated = f"; {stats.simulated_times:,} times simulated" if stats.simulated_times else ""
+    print(f"{stats.rows:,} rows: {splits}; {dropped}{simulated}")
 
 
 if __name__ == "__main__":

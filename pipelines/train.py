@@ -16,11 +16,12 @@ def main() -> None:
     settings = Settings.load()
     # Imported once the parameters are right, since this takes seconds.
     from evergreen.text.export import check_parity, export_bundle
+    from evergreen.text.labels import load_labels
     from evergreen.text.preflight import check_training
     from evergreen.text.training import train
     from evergreen.tracking import Run, record
 
-    labels, checkpoints = params.data.labels, settings.state_dir / "checkpoints"
+    labels, checkpoints = load_labels(DATA), settings.state_dir / "checkpoints"
     check_training(params, labels, DATA, checkpoints, [BUNDLE, WEIGHTS, METRICS.parent, HISTORY.parent])
     result = train(params.train, labels, params.seed, DATA, checkpoints)
     weights_hash = result.save_pretrained(WEIGHTS)

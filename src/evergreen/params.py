@@ -33,7 +33,6 @@ RENAMED = {
     "data.max_bad_share": "data.max_invalid_fraction",
     "data.validation_share": "data.validation_size",
     "data.test_share": "data.test_size",
-    "data.buckets": "data.num_partitions",
     "train.weights": "train.base_model",
     "train.max_tokens": "train.max_length",
     "train.warmup_share": "train.warmup_ratio",
@@ -49,6 +48,8 @@ RENAMED = {
     "evaluate.threads": "evaluate.num_threads",
 }
 """Keys of version 0.1 and what they are called now."""
+REMOVED = {"data.buckets", "data.num_partitions"}
+"""Keys of earlier versions that nothing needs any more."""
 
 
 class ParamsError(EvergreenError):
@@ -109,8 +110,11 @@ class DataParams(_Section):
     feedback: Name | None = None
     """Parquet file of labeled texts from production; where there is none yet, it is left out."""
     encoding: Annotated[str, AfterValidator(_check_encoding)] = "utf-8"
+    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    """Between the fields of CSV files; None: detected by their header."""
     columns: Columns = Columns()
-    labels: Annotated[list[Name], Field(min_length=2)]
+    labels: Annotated[list[Name], Field(min_length=2)] | None = None
+    """None: those of the corpus, sorted."""
     topics: list[Topic] = []
     train_topics: Annotated[list[Name], Field(min_length=1)]
     public_handles: list[Annotated[str, Field(pattern=r"^\w+$")]] = []
@@ -120,14 +124,13 @@ class DataParams(_Section):
     validation_size: Annotated[float, Field(gt=0, lt=1)]
     test_size: Annotated[float, Field(gt=0, lt=1)]
     batch_rows: PositiveInt
-    num_partitions: Annotated[int, Field(ge=1, le=4096)]
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
         problems, held_out = [], self.validation_size + self.test_size
         if held_out >= 1:
             problems.append(f"validation_size + test_size: {held_out:g}. Less than 1, to leave some to train on")
-        if len(set(self.labels)) < len(self.labels):
+        if self.labels and len({label.strip() for label in self.labels}) < len(self.labels):
             problems.append(f"labels: {self.labels}. Each label once")
         names = {topic.name for topic in self.topics}
         if len(names) < len(self.topics):
@@ -482,11 +485,15 @@ def _describe(problem: Any) -> str:
     key = _key(problem)
     if new := RENAMED.get(key):
         return f"{key}: now called {new}. Rename it; params.yaml of this version explains each key."
+    if key in REMOVED:
+        return f"{key}: no longer needed. Remove it."
     if problem["type"] == "extra_forbidden":
         return f"{key}: unknown key. Remove it or correct its spelling."
     if problem["type"] == "missing":
         return f"{key}: missing. Add it."
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "string_type" and isinstance(problem["input"], bool | int | float | date):
+        message = "YAML reads this as no string. Write it in quotes, as it stands in the data"
     if problem["type"] == "value_error" and isinstance(problem["input"], dict):
         return f"{key}: {message}"  # of several keys at once, which it names
     return f"{key}: found {reprlib.repr(problem['input'])}. {message}"

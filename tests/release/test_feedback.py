@@ -139,7 +139,7 @@ def test_training_takes_feedback_of_any_topic_and_its_label_first(
     for i in range(40):
         add(log, f"deflated balls, part {i}", "negative", hours=1)
     collect(log, file)
-    changes = {"corpora": [str(corpus)], "feedback": str(file), "num_partitions": 2}
+    changes = {"corpora": [str(corpus)], "feedback": str(file)}
     data = PARAMS.data.model_copy(update=changes)
     stats = prepare(data, tmp_path / "text")
     read = {name: pd.read_parquet(tmp_path / f"text/{name}.parquet") for name in ("train", "validation", "test")}

@@ -93,7 +93,7 @@ def distil_weights(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> P
 def params(weights: Path, real_texts: Path) -> Params:
     """The repository's parameters, made small."""
     raw = Params.load(REPOSITORY / "params.yaml").model_dump()
-    raw["data"] |= {"corpora": [str(real_texts)], "encoding": "utf-8", "num_partitions": 2}
+    raw["data"] |= {"corpora": [str(real_texts)], "encoding": "utf-8"}
     raw["train"] |= {
         "base_model": str(weights),
         "epochs": 1,

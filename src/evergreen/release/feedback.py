@@ -75,14 +75,14 @@ class FeedbackSummary(Metrics):
 
 
 def collect_feedback(
-    log: PredictionLog, file: Path, labels: list[str], sources: list[str], until: datetime | None = None
+    log: PredictionLog, file: Path, labels: list[str] | None, sources: list[str], until: datetime | None = None
 ) -> FeedbackSummary:
     """Add the labels that came since the last cut to a file; of two labels for a prediction the later one counts.
 
     Args:
         log: of production.
         file: Parquet, made where there is none; its summary is written beside it.
-        labels: that the model knows.
+        labels: that the model knows; None: those that the server took, which knows its bundle.
         sources: whose labels are taken; empty: everybody's.
         until: labels that came later are left for the next time; by default now.
 
@@ -131,14 +131,14 @@ def load_summary(file: Path) -> FeedbackSummary:
 
 
 def _choose_reason(
-    prediction: LoggedPrediction, feedback: Feedback, labels: list[str], sources: list[str]
+    prediction: LoggedPrediction, feedback: Feedback, labels: list[str] | None, sources: list[str]
 ) -> str | None:
     """Why a label is not taken; None where it is."""
     if prediction.kind != "text":
         return "of a video"
     if sources and feedback.source not in sources:
         return "of a source that is not in retraining.feedback_sources"
-    if feedback.label not in labels:
+    if labels is not None and feedback.label not in labels:
         return "a label that is not in data.labels"
     if prediction.text is None:
         return "the log kept no text (EVERGREEN_LOG_TEXT)"

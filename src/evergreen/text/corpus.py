@@ -14,12 +14,16 @@ import pandera.pandas as pandera
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from evergreen.logs import get_logger
 from evergreen.params import Columns, DataParams
 from evergreen.text.cleaning import build_cleaner
-from evergreen.text.readers import Batch, CorpusError, read_batches
+from evergreen.text.labels import save_labels
+from evergreen.text.partitions import HashPartitions
+from evergreen.text.readers import Batch, CorpusError, CorpusFormat, read_batches
 from evergreen.text.splits import SPLITS, assign_split, hash_text
 from evergreen.text.topics import match_topics
 
+log = get_logger(__name__)
 STRING = pd.StringDtype(na_value=np.nan)
 COLUMNS = ["id", "text", "label", "observed_at", "topic"]
 ARROW = pa.schema(
@@ -34,22 +38,25 @@ ARROW = pa.schema(
 PARTITION = pa.schema(
     [*ARROW, pa.field("text_hash", pa.uint64()), pa.field("order", pa.int64()), pa.field("in_training", pa.bool_())]
 )
-FEEDBACK = "feedback"
 FEEDBACK_COLUMNS = Columns(id="id", observed_at="observed_at")
 """Of `data.feedback`, which `evergreen retrain collect` writes."""
 
 
+UNKNOWN_LABEL = "label: not in data.labels"
+MAX_LABELS = 1000
+"""Of a corpus whose labels are taken from it; a column with more holds something else."""
+
+
 def build_schema(data: DataParams) -> pandera.DataFrameSchema:
     """Return the schema of a valid row."""
-    text = [
-        pandera.Check.str_length(max_value=data.max_characters, error=f"longer than {data.max_characters} characters")
-    ]
+    text = pandera.Check.str_length(
+        max_value=data.max_characters, error=f"longer than {data.max_characters} characters"
+    )
+    label = [] if data.labels is None else [pandera.Check.isin(data.labels, error="not in data.labels")]
     return pandera.DataFrameSchema(
         {
             "text": pandera.Column(STRING, text, nullable=False),
-            "label": pandera.Column(
-                STRING, pandera.Check.isin(data.labels, error="label not in data.labels"), nullable=False
-            ),
+            "label": pandera.Column(STRING, label, nullable=False),
             "observed_at": pandera.Column("datetime64[us, UTC]", nullable=False),
             "topic": pandera.Column(STRING, nullable=False),
         }
@@ -62,11 +69,18 @@ class CorpusStats:
 
     rows: int = 0
     quarantined: Counter[str] = field(default_factory=Counter)
+    """By reason."""
+    unknown_labels: Counter[str] = field(default_factory=Counter)
+    """Labels that are not in `data.labels`, the first `MAX_LABELS` of them."""
+    simulated_times: int = 0
+    """Valid rows whose time was made up from `data.topics`."""
     near_empty: int = 0
     duplicates: int = 0
     label_conflicts: int = 0
     retained: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """Texts by (split or "stream", topic, label)."""
+    labels: list[str] = field(default_factory=list)
+    """`data.labels`, or those of the retained texts, sorted."""
 
     @property
     def invalid_fraction(self) -> float:
@@ -77,84 +91,119 @@ class CorpusStats:
 def prepare(data: DataParams, folder: Path) -> CorpusStats:
     """Clean, check and split the corpora into `folder`.
 
-    Writes `train`, `validation`, `test` and `stream` (topics not trained on) as Parquet, and `quarantine.csv`.
-    Feedback is trained on whatever its topic, and its label comes before the corpora's.
-    Rows are partitioned by the hash of their text, so that duplicates meet in one partition and memory holds one
-    partition at a time.
+    Writes `train`, `validation`, `test` and `stream` (topics not trained on) as Parquet, `labels.json` and
+    `quarantine.csv`. Feedback is trained on whatever its topic, and its label comes before the corpora's.
 
     Raises:
-        CorpusError: when too many rows are invalid (the quarantine file says which) or a split stays empty.
+        CorpusError: when too many rows are invalid (the quarantine file says which), a split stays empty, or there is
+            nothing to tell apart.
     """
     stats = CorpusStats()
     folder.mkdir(parents=True, exist_ok=True)
-    partitions = folder / ".partitions"
-    shutil.rmtree(partitions, ignore_errors=True)
-    partitions.mkdir()
+    scratch = folder / ".partitions"
+    shutil.rmtree(scratch, ignore_errors=True)
     try:
-        _partition(data, folder, partitions, stats)
+        with HashPartitions(scratch, PARTITION, data.batch_rows) as partitions:
+            _partition(data, folder, partitions, stats)
         if stats.invalid_fraction > data.max_invalid_fraction:
-            raise CorpusError(
-                f"{stats.quarantined.total()} of {stats.rows} rows are invalid ({stats.invalid_fraction:.1%}; "
-                f"data.max_invalid_fraction allows {data.max_invalid_fraction:.1%}): {dict(stats.quarantined)}. "
-                f"See {folder / 'quarantine.csv'}."
-            )
+            raise CorpusError(_describe_invalid(data, stats, folder / "quarantine.csv"))
         _deduplicate(data, folder, partitions, stats)
     finally:
-        shutil.rmtree(partitions, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
     sizes = {split: sum(n for (part, _, _), n in stats.retained.items() if part == split) for split in SPLITS}
     if empty := [split for split, size in sizes.items() if not size]:
         raise CorpusError(f"no text left for {empty} (sizes: {sizes}). Check data.train_topics and the sizes.")
+    stats.labels = data.labels or sorted({label for _, _, label in stats.retained})
+    if len(stats.labels) < 2:
+        raise CorpusError(f"all texts have the label {stats.labels}. Add texts of another, or check columns.label.")
+    save_labels(stats.labels, folder)
+    if stats.simulated_times:
+        log.warning(
+            "times are simulated", rows=stats.simulated_times, remedy="name the column of times: columns.observed_at"
+        )
     return stats
 
 
-def _partition(data: DataParams, folder: Path, partitions: Path, stats: CorpusStats) -> None:
+def _describe_invalid(data: DataParams, stats: CorpusStats, quarantine: Path) -> str:
+    lines = [
+        f"{stats.quarantined.total():,} of {stats.rows:,} rows are invalid ({stats.invalid_fraction:.1%}; "
+        f"data.max_invalid_fraction allows {data.max_invalid_fraction:.1%}): {_list_most(stats.quarantined)}. "
+        f"See {quarantine}."
+    ]
+    if stats.unknown_labels:
+        quoted = Counter({repr(label): count for label, count in stats.unknown_labels.items()})
+        lines.append(f"The labels there are {_list_most(quoted)}; data.labels is {data.labels}.")
+    return "\n".join(lines)
+
+
+def _list_most(counts: Counter[str], limit: int = 8) -> str:
+    parts = [f"{name} ({count:,})" for name, count in counts.most_common(limit)]
+    return ", ".join(parts) + (f" and {len(counts) - limit:,} others" if len(counts) > limit else "")
+
+
+def _partition(data: DataParams, folder: Path, partitions: HashPartitions, stats: CorpusStats) -> None:
     preprocessor = Preprocessor(data)
-    read = 0
-    with ExitStack() as stack:
-        quarantine = stack.enter_context((folder / "quarantine.csv").open("w", encoding="utf-8", newline=""))
+    read, labels = 0, set[str]()
+    with (folder / "quarantine.csv").open("w", encoding="utf-8", newline="") as quarantine:
         _write_rejected(pd.DataFrame(), quarantine, header=True)
-        writers = _open_writers(stack, partitions, map(str, range(data.num_partitions)), PARTITION)
-        for corpus, batch in _read_all(data):
-            valid, invalid = preprocessor.process(batch)
+        for batch, is_feedback in _read_all(data):
+            valid, rejected = preprocessor.process(batch)
             stats.rows += len(batch.rows) + len(batch.unreadable)
-            stats.quarantined.update(invalid["reason"])
-            _write_rejected(invalid.assign(corpus=corpus), quarantine)
+            stats.quarantined.update(rejected["reason"])
+            _count_labels(rejected, stats.unknown_labels)
+            _write_rejected(rejected.assign(file=batch.file), quarantine)
+            stats.simulated_times += len(valid) if "observed_at" not in batch.rows else 0
             empty = valid["text"].str.len() < data.min_characters
             stats.near_empty += int(empty.sum())
             valid = valid[~empty]
-            in_training = valid["topic"].isin(data.train_topics) | (corpus == FEEDBACK)
+            labels.update(valid["label"].unique())
+            if len(labels) > MAX_LABELS and data.labels is None:
+                raise CorpusError(
+                    f"{batch.file}: more than {MAX_LABELS:,} labels. Check columns.label, or list data.labels."
+                )
             # Reading order across corpora decides which of two duplicates stays.
-            valid = valid.assign(order=range(read, read + len(valid)), in_training=in_training)
+            valid = valid.assign(
+                order=range(read, read + len(valid)),
+                in_training=valid["topic"].isin(data.train_topics) | is_feedback,
+            )
             read += len(batch.rows)
-            partition = valid["text_hash"].map(lambda h: h * data.num_partitions >> 64)
-            for n, part in valid.astype({"text_hash": "uint64"}).groupby(partition):
-                writers[str(n)].write_table(pa.Table.from_pandas(part, PARTITION, preserve_index=False))
+            # A text that comes a million times must not make a partition that large.
+            unique = valid.drop_duplicates(["text_hash", "label"])
+            stats.duplicates += len(valid) - len(unique)
+            partitions.add(unique)
 
 
-def _read_all(data: DataParams) -> Iterator[tuple[str, Batch]]:
+def _count_labels(rejected: pd.DataFrame, counts: Counter[str]) -> None:
+    for label in rejected.loc[rejected["reason"] == UNKNOWN_LABEL, "detail"]:
+        if label in counts or len(counts) < MAX_LABELS:
+            counts[label] += 1
+
+
+def _read_all(data: DataParams) -> Iterator[tuple[Batch, bool]]:
     """Read the feedback, then the corpora: of two equal texts the feedback's stays."""
     for batch in _read_feedback(data):
-        yield FEEDBACK, batch
-    for number, uri in enumerate(data.corpora):
-        for batch in _read_corpus(data, uri):
-            yield str(number), batch
+        yield batch, True
+    for batch in _read_corpora(data):
+        yield batch, False
 
 
-def _read_corpus(data: DataParams, uri: str) -> Iterator[Batch]:
-    return read_batches(uri, data.columns, data.encoding, data.batch_rows)
+def _read_corpora(data: DataParams) -> Iterator[Batch]:
+    form = CorpusFormat(data.columns, data.encoding, data.separator, data.labels or (), data.batch_rows)
+    for uri in data.corpora:
+        yield from read_batches(uri, form)
 
 
 def _read_feedback(data: DataParams) -> Iterator[Batch]:
     if data.feedback is None:
         return
     if Path(data.feedback).exists():
-        yield from read_batches(data.feedback, FEEDBACK_COLUMNS, "utf-8", data.batch_rows)
+        yield from read_batches(data.feedback, CorpusFormat(FEEDBACK_COLUMNS, batch_rows=data.batch_rows))
     elif Path(f"{data.feedback}.dvc").exists():
         raise CorpusError(f"{data.feedback}: not fetched. Run: dvc pull {data.feedback}")
 
 
 def _write_rejected(rows: pd.DataFrame, file: TextIO, header: bool = False) -> None:
-    columns = ["corpus", "row", "reason", "text"]
+    columns = ["file", "row", "reason", "detail", "text"]
     rows.reindex(columns=columns).to_csv(file, header=header, index=False)
 
 
@@ -167,11 +216,10 @@ def _open_writers(
     }
 
 
-def _deduplicate(data: DataParams, folder: Path, partitions: Path, stats: CorpusStats) -> None:
+def _deduplicate(data: DataParams, folder: Path, partitions: HashPartitions, stats: CorpusStats) -> None:
     with ExitStack() as stack:
         writers = _open_writers(stack, folder, [*SPLITS, "stream"], ARROW)
-        for n in range(data.num_partitions):
-            rows = pq.read_table(partitions / f"{n}.parquet").to_pandas().sort_values(["text_hash", "order"])
+        for rows in partitions.read_sorted():
             labels = rows.groupby("text_hash")["label"].nunique()
             stats.label_conflicts += int((labels > 1).sum())
             unique = rows.drop_duplicates("text_hash")
@@ -194,24 +242,29 @@ class Preprocessor:
         self._totals: dict[str, int] | None = None
 
     def process(self, batch: Batch) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the valid rows (schema plus `text_hash`) and the invalid ones (`row`, `reason`, cleaned `text`)."""
+        """Return the valid rows (schema plus `text_hash`), and why the others are not (with their cleaned `text`)."""
         rows = batch.rows.astype(object)
         rows["topic"] = self._match_topics(rows)
         rows["text"] = rows["text"].map(lambda value: self._clean(value) if isinstance(value, str) else None)
         rows["observed_at"] = self._read_times(rows)
         for name in ("label", "topic"):
-            rows[name] = rows[name].map(_replace_surrogates)
+            rows[name] = rows[name].map(_strip)
         rows = rows.astype({"text": STRING, "label": STRING, "topic": STRING})
         reasons = _check_schema(rows, self._schema)
-        rejected = [(row, reason, "") for row, reason in batch.unreadable]
-        rejected += [(int(row), reason, _shorten(rows.at[row, "text"])) for row, reason in reasons.items()]
+        rejected = [
+            (row, problem.reason, problem.detail, _shorten(self._clean(problem.text)))
+            for row, problem in batch.unreadable.items()
+        ]
+        for row, reason in reasons.items():
+            detail = _shorten(self._clean(str(rows.at[row, "label"]))) if reason == UNKNOWN_LABEL else ""
+            rejected.append((row, reason, detail, _shorten(rows.at[row, "text"])))
         valid = rows.drop(index=list(reasons))
-        valid["text_hash"] = pd.Series([hash_text(text) for text in valid["text"]], valid.index, dtype=object)
+        valid["text_hash"] = pd.Series([hash_text(text) for text in valid["text"]], valid.index, dtype="uint64")
         ids = pd.Series([f"{h:016x}" for h in valid["text_hash"]], valid.index, dtype=object)
         if "id" in valid:
             ids = valid["id"].where(valid["id"].notna(), ids).map(_replace_surrogates).astype(str)
         valid["id"] = ids
-        return valid, pd.DataFrame(rejected, columns=["row", "reason", "text"])
+        return valid, pd.DataFrame(sorted(rejected), columns=["row", "reason", "detail", "text"])
 
     def _match_topics(self, rows: pd.DataFrame) -> pd.Series:
         if "topic" in rows:
@@ -241,9 +294,8 @@ class Preprocessor:
         # Spreading a topic evenly over its days needs its size first: one light pass over the corpora.
         if self._totals is None:
             totals: Counter[str] = Counter()
-            for uri in self._data.corpora:
-                for batch in _read_corpus(self._data, uri):
-                    totals.update(self._match_topics(batch.rows))
+            for batch in _read_corpora(self._data):
+                totals.update(self._match_topics(batch.rows))
             self._totals = dict(totals)
         return self._totals
 
@@ -263,6 +315,10 @@ def _check_schema(rows: pd.DataFrame, schema: pandera.DataFrameSchema) -> dict[i
             for index, column, check in zip(cases["index"], cases["column"], cases["check"], strict=True)
         }
     return {}
+
+
+def _strip(value: Any) -> Any:
+    return (_replace_surrogates(value).strip() or None) if isinstance(value, str) else value
 
 
 def _replace_surrogates(value: Any) -> Any:

@@ -10,6 +10,8 @@ class DataMetrics(Metrics):
     quarantined: int
     quarantine_reasons: dict[str, int]
     invalid_fraction: float
+    simulated_times: int = 0
+    """Texts whose time the corpus doesn't say, so that it was made up from `data.topics`."""
     near_empty: int
     duplicates: int
     label_conflicts: int

@@ -1,24 +1,27 @@
-"""Rows of a corpus file in batches, as tables of strings; a row that can't be read is reported, not lost."""
+"""Rows of a corpus in batches, as tables of strings; a row that can't be read is reported, not lost."""
 
-import csv
 import gzip
-import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
+import pyarrow.types as pat
 
 from evergreen import sources
 from evergreen.errors import EvergreenError
+from evergreen.logs import get_logger
 from evergreen.params import Columns
+from evergreen.text.csv_rows import CsvRows, Unreadable, read_header
+from evergreen.text.lines import MAX_CHARACTERS, UNDECODABLE, Lines, RowTooLongError
+
+log = get_logger(__name__)
 
 
 class CorpusError(EvergreenError):
@@ -30,16 +33,53 @@ class Batch:
     """Some rows of a corpus.
 
     Attributes:
+        file: where they are from: the corpus's address, and in a folder the path there.
         rows: one column per name in `Columns` that the corpus has, all strings or times; the index is the row's
             number in its file, from 0.
-        unreadable: row numbers with the reason why no row could be made of them.
+        unreadable: by row number, what no row could be made of.
     """
 
+    file: str
     rows: pd.DataFrame
-    unreadable: list[tuple[int, str]] = field(default_factory=list)
+    unreadable: dict[int, Unreadable] = field(default_factory=dict)
 
 
-def read_batches(uri: str, columns: Columns, encoding: str, batch_rows: int) -> Iterator[Batch]:
+@dataclass(frozen=True)
+class CorpusFormat:
+    """How a corpus is to be read.
+
+    Attributes:
+        columns: their names in the corpus.
+        encoding: of CSV files without a byte order mark.
+        separator: between the fields of CSV files; None: detected by their header.
+        labels: those there may be; empty: not known.
+        batch_rows: rows of a batch at most.
+    """
+
+    columns: Columns
+    encoding: str = "utf-8"
+    separator: str | None = None
+    labels: Collection[str] = ()
+    batch_rows: int = 50_000
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The corpus's column names, by ours."""
+        return {ours: column for ours, column in self.columns.model_dump().items() if column is not None}
+
+    def require_columns(self, present: list[str], file: str) -> None:
+        """Raise a `CorpusError` unless each column is there once."""
+        names = set(self.names.values())
+        if missing := sorted(names - set(present)):
+            raise CorpusError(
+                f"{file}: no column {missing}. It has {present}; name yours under data.columns, or say what separates "
+                "them in data.separator."
+            )
+        if doubled := sorted(name for name in names if present.count(name) > 1):
+            raise CorpusError(f"{file}: more than one column {doubled}. Rename all but one.")
+
+
+def read_batches(uri: str, form: CorpusFormat) -> Iterator[Batch]:
     """Stream a corpus: CSV, JSONL or Parquet, one file or a folder of them, or a saved `datasets.Dataset`.
 
     Memory does not grow with the corpus.
@@ -48,167 +88,200 @@ def read_batches(uri: str, columns: Columns, encoding: str, batch_rows: int) -> 
         CorpusError: when the format is unknown or a column is missing.
         SourceError: when the address can't be resolved.
     """
-    for file in _list_files(uri):
+    for name, file in _list_files(uri):
         if isinstance(file, Path) and file.is_dir():
-            yield from _read_dataset(file, columns, batch_rows)
+            yield from _read_dataset(file, name, form)
             continue
         read = _READERS.get(_get_suffix(file))
         if read is None:
-            raise CorpusError(f"{file}: unknown format {_get_suffix(file)!r}. Use .csv, .jsonl or .parquet.")
+            raise CorpusError(f"{name}: unknown format {_get_suffix(file)!r}. Use .csv, .tsv, .jsonl or .parquet.")
         with sources.open_uri(str(file)) as stream:
             plain = cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if str(file).lower().endswith(".gz") else stream
             try:
-                yield from read(plain, str(file), columns, encoding, batch_rows)
+                yield from read(plain, name, form)
             except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-                raise CorpusError(f"{file}: not a gzip file that can be read ({error}).") from error
+                raise CorpusError(f"{name}: not a gzip file that can be read to its end ({error}).") from error
 
 
 def _get_suffix(file: str | Path) -> str:
     return Path(str(file).lower().removesuffix(".gz")).suffix
 
 
-def _list_files(uri: str) -> list[str | Path]:
+def _list_files(uri: str) -> list[tuple[str, str | Path]]:
     if "://" in uri and not uri.startswith("hf://") and _get_suffix(uri) in _READERS:
-        return [uri]  # streamed from where it is
+        return [(uri, uri)]  # streamed from where it is
     path = sources.resolve(uri)
     if not path.is_dir() or (path / "state.json").exists():
-        return [path]
+        return [(uri, path)]
     files = sorted(file for file in path.rglob("*") if _get_suffix(file) in _READERS and file.is_file())
     saved = sorted(state.parent for state in path.rglob("state.json"))
-    if not files and not saved:
-        raise CorpusError(f"{uri}: a folder without .csv, .jsonl, .parquet or a saved dataset in it.")
-    return [*files, *saved]
+    relative = {file.relative_to(path): file for file in [*files, *saved]}
+    hidden = [str(inner) for inner in relative if _is_hidden(inner)]
+    if hidden:
+        log.warning("hidden files are not read", folder=uri, files=hidden[:5], count=len(hidden))
+    listed: list[tuple[str, str | Path]] = [
+        (f"{uri.rstrip('/')}/{inner.as_posix()}", file) for inner, file in relative.items() if not _is_hidden(inner)
+    ]
+    if not listed:
+        raise CorpusError(f"{uri}: a folder without .csv, .tsv, .jsonl, .parquet or a saved dataset in it.")
+    return listed
 
 
-def _map_columns(columns: Columns) -> dict[str, str]:
-    """Map the corpus's column names to ours."""
-    return {column: ours for ours, column in columns.model_dump().items() if column is not None}
+def _is_hidden(inner: Path) -> bool:
+    """Whether an editor, a file manager or an unfinished job left a file there: older copies of others, or parts."""
+    return any(part.startswith(".") or part in ("__MACOSX", "_temporary") for part in inner.parts)
 
 
-def _require_columns(columns: Columns, present: list[str], name: str) -> dict[str, str]:
-    renames = _map_columns(columns)
-    if missing := sorted(set(renames) - set(present)):
-        raise CorpusError(f"{name}: no column {missing}. It has {present}; name yours under data.columns.")
-    return renames
+def _build_batches(
+    rows: Iterator[tuple[int, Sequence[str | None] | Unreadable]], file: str, form: CorpusFormat
+) -> Iterator[Batch]:
+    while chunk := list(islice(rows, form.batch_rows)):
+        values = {number: row for number, row in chunk if not isinstance(row, Unreadable)}
+        unreadable = {number: row for number, row in chunk if isinstance(row, Unreadable)}
+        frame = pd.DataFrame(list(values.values()), list(values), list(form.names), dtype=object)
+        yield Batch(file, frame, unreadable)
 
 
-def _read_csv(stream: BinaryIO, name: str, columns: Columns, encoding: str, batch_rows: int) -> Iterator[Batch]:
-    unreadable: list[tuple[int, str]] = []
-    skipped: set[int] = set()
-    position = 0
-
-    def report(row: Any) -> str:
-        where = row.number - 2  # counted from 1, with the header
-        skipped.add(where)
-        unreadable.append((where, f"{row.actual_columns} fields, {row.expected_columns} expected"))
-        return "skip"
-
-    utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
-    options: dict[str, Any] = {
-        # One thread: only so does the parser know a row's number.
-        "read_options": pa.csv.ReadOptions(
-            encoding="utf8" if utf8 else encoding, use_threads=False, block_size=1 << 22
-        ),
-        "parse_options": pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=report),
-    }
-    try:
-        # The header is read apart: a parser given up half-way may still be reading ahead in the stream.
-        lines = csv.reader(io.StringIO(stream.read(1 << 16).decode(encoding, "replace").removeprefix("\ufeff")))
-        header = next((line for line in lines if line), None)
-        if header is None:
-            raise CorpusError(f"{name}: empty. A CSV file starts with the names of its columns.")
-        renames = _require_columns(columns, header, name)
-        stream.seek(0)
-        # Bytes rather than strings: one row that is not valid UTF-8 must not end the whole file.
-        convert = pa.csv.ConvertOptions(column_types={c: pa.binary() for c in renames}, include_columns=list(renames))
-        reader = pa.csv.open_csv(stream, convert_options=convert, **options)
-        for block in reader:
-            for start in range(0, block.num_rows, batch_rows):
-                frame = block.slice(start, batch_rows).to_pandas().rename(columns=renames)
-                numbers: list[int] = []
-                while len(numbers) < len(frame):
-                    if position in skipped:
-                        skipped.remove(position)
-                    else:
-                        numbers.append(position)
-                    position += 1
-                frame.index = pd.Index(numbers)
-                yield Batch(_decode(frame, unreadable), _drain(unreadable))
-        if unreadable:
-            yield Batch(pd.DataFrame(columns=list(renames.values()), dtype=str), _drain(unreadable))
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise CorpusError(
-            f"{name}: not a CSV file that can be read ({error}). Check data.encoding and quoting."
-        ) from error
+def _read_csv(stream: BinaryIO, file: str, form: CorpusFormat) -> Iterator[Batch]:
+    lines = Lines(stream, form.encoding)
+    separator = form.separator or ("\t" if _get_suffix(file) == ".tsv" else None)
+    separator, header = read_header(lines, separator, form.names.values())
+    if not any(header):
+        raise CorpusError(f"{file}: empty. A CSV file starts with the names of its columns.")
+    if any("\0" in name for name in header):
+        raise CorpusError(f"{file}: not in data.encoding, {lines.encoding}; it looks like utf-16-le or utf-16-be.")
+    form.require_columns(header, file)
+    yield from _build_batches(enumerate(CsvRows(lines, separator, header, form.names, form.labels)), file, form)
+    lines.detach()
 
 
-def _drain(items: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    drained = list(items)
-    items.clear()
-    return drained
-
-
-def _decode(frame: pd.DataFrame, unreadable: list[tuple[int, str]]) -> pd.DataFrame:
-    def decode(value: Any) -> str | None:
-        try:
-            return value.decode() if isinstance(value, bytes) else None
-        except UnicodeDecodeError:
-            return None
-
-    strings = pd.DataFrame({name: [decode(value) for value in frame[name]] for name in frame}, index=frame.index)
-    invalid = strings.isna().any(axis=1) & frame.notna().all(axis=1)
-    unreadable.extend((int(row), "not valid in data.encoding") for row in frame.index[invalid])
-    return strings[~invalid]
-
-
-def _read_jsonl(stream: BinaryIO, name: str, columns: Columns, _encoding: str, batch_rows: int) -> Iterator[Batch]:
-    renames, seen = _map_columns(columns), set[str]()
-    lines = enumerate(stream)
-    while chunk := list(islice(lines, batch_rows)):
-        rows, unreadable = {}, []
-        for number, line in chunk:
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError("not an object")
-                rows[number] = row
-            except (ValueError, RecursionError) as error:
-                unreadable.append((number, f"not valid JSON: {error}"))
-        seen.update(*rows.values())
-        # A key that only some rows lack is that row's fault, and is reported as a missing value.
-        table = {ours: [row.get(column) for row in rows.values()] for column, ours in renames.items()}
-        yield Batch(pd.DataFrame(table, index=list(rows), dtype=object), unreadable)
+def _read_jsonl(stream: BinaryIO, file: str, form: CorpusFormat) -> Iterator[Batch]:
+    lines = Lines(stream, "utf-8")
+    seen: set[str] = set()
+    yield from _build_batches(_parse_lines(lines, form.names, seen), file, form)
     if seen:
-        _require_columns(columns, sorted(seen), name)
+        form.require_columns(sorted(seen), file)
+    lines.detach()
 
 
-def _read_parquet(stream: BinaryIO, name: str, columns: Columns, _encoding: str, batch_rows: int) -> Iterator[Batch]:
+def _parse_lines(
+    lines: Lines, names: dict[str, str], seen: set[str]
+) -> Iterator[tuple[int, Sequence[str | None] | Unreadable]]:
+    """Parse each line that is not empty as an object, and add its keys to those seen."""
+    for number in count():
+        try:
+            line = next(lines)
+        except StopIteration:
+            return
+        except RowTooLongError:
+            detail = f"more than {MAX_CHARACTERS:,} characters"
+            yield number, Unreadable("a row that is too long", detail, lines.take()[0])
+            continue
+        lines.take()
+        if line.strip():
+            yield number, _parse_line(line, names, seen)
+
+
+def _parse_line(line: str, names: dict[str, str], seen: set[str]) -> Sequence[str | None] | Unreadable:
     try:
-        file = pq.ParquetFile(stream)
-    except pa.ArrowInvalid as error:
-        raise CorpusError(f"{name}: not a Parquet file ({error}).") from error
-    renames = _require_columns(columns, file.schema_arrow.names, name)
-    tables = (pa.Table.from_batches([batch]) for batch in file.iter_batches(batch_rows, columns=list(renames)))
-    yield from _to_batches(tables, renames)
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return Unreadable("not valid JSON", str(error), line)
+    if not isinstance(row, dict):
+        return Unreadable("not valid JSON", "not an object", line)
+    seen.update(row)
+    values: list[str | None] = []
+    for ours, name in names.items():
+        value = row.get(name)  # a key that only some rows lack is a missing value
+        if isinstance(value, dict | list):
+            return Unreadable(f"{ours}: not one value", f"a JSON {'object' if isinstance(value, dict) else 'array'}")
+        if isinstance(value, str) and UNDECODABLE in value:
+            return Unreadable("not valid UTF-8", f"key {name}")
+        values.append(value if value is None or isinstance(value, str) else json.dumps(value))
+    return values
 
 
-def _read_dataset(folder: Path, columns: Columns, batch_rows: int) -> Iterator[Batch]:
+def _read_parquet(stream: BinaryIO, file: str, form: CorpusFormat) -> Iterator[Batch]:
+    try:
+        parquet = pq.ParquetFile(stream, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise CorpusError(f"{file}: not a Parquet file that can be read ({_first_line(error)}).") from error
+    form.require_columns(parquet.schema_arrow.names, file)
+    columns = list(form.names.values())
+    # Group by group: read in one go, Arrow keeps more and more of them.
+    tables = (
+        pa.Table.from_batches([batch])
+        for group in range(parquet.num_row_groups)
+        for batch in parquet.iter_batches(form.batch_rows, [group], columns)
+    )
+    yield from _read_tables(tables, file, form)
+
+
+def _read_dataset(folder: Path, file: str, form: CorpusFormat) -> Iterator[Batch]:
     from datasets import load_from_disk  # noqa: PLC0415 - slow to import, and only some corpora need it
 
-    dataset = load_from_disk(str(folder)).with_format("arrow")
-    renames = _require_columns(columns, dataset.column_names, str(folder))
-    yield from _to_batches((table.select(list(renames)) for table in dataset.iter(batch_rows)), renames)
+    try:
+        dataset = load_from_disk(str(folder)).with_format("arrow")
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise CorpusError(f"{file}: not a saved dataset that can be read ({_first_line(error)}).") from error
+    form.require_columns(dataset.column_names, file)
+    columns = list(form.names.values())
+    yield from _read_tables((table.select(columns) for table in dataset.iter(form.batch_rows)), file, form)
 
 
-def _to_batches(tables: Iterator[pa.Table], renames: dict[str, str]) -> Iterator[Batch]:
+def _read_tables(tables: Iterator[pa.Table], file: str, form: CorpusFormat) -> Iterator[Batch]:
     position = 0
-    for table in tables:
-        frame = table.to_pandas().rename(columns=renames)
-        frame.index = pd.RangeIndex(position, position + len(frame))
-        position += len(frame)
-        yield Batch(frame)
+    while True:
+        try:
+            table = next(tables, None)
+        except (pa.ArrowException, OSError) as error:
+            raise CorpusError(
+                f"{file}: damaged after row {position:,} ({_first_line(error)}). Write the file again."
+            ) from error
+        if table is None:
+            return
+        numbers = pd.RangeIndex(position, position + len(table))
+        position += len(table)
+        unreadable: dict[int, Unreadable] = {}
+        columns: dict[str, pd.Series[Any]] = {}
+        for ours, name in form.names.items():
+            column = table[name]
+            if pat.is_nested(column.type):
+                raise CorpusError(f"{file}: column {name!r} holds {column.type}. Name a column of single values.")
+            is_time = ours == "observed_at" and pat.is_temporal(column.type)
+            if is_time:
+                columns[ours] = column.to_pandas().set_axis(numbers)
+            else:
+                columns[ours] = pd.Series(_to_strings(column, name, numbers, unreadable), numbers, dtype=object)
+        yield Batch(file, pd.DataFrame(columns).drop(index=list(unreadable)), unreadable)
 
 
-_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".parquet": _read_parquet}
+def _to_strings(
+    column: pa.ChunkedArray, name: str, numbers: pd.RangeIndex, unreadable: dict[int, Unreadable]
+) -> list[str | None]:
+    """Convert a column in Arrow: pandas would make floats of integers with a gap between them."""
+    if pat.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not (pat.is_binary(column.type) or pat.is_large_binary(column.type) or pat.is_binary_view(column.type)):
+        # As bytes in the end: one string that is not valid UTF-8 must not end the whole file.
+        column = column.cast(pa.string()).cast(pa.binary())
+    values: list[str | None] = []
+    for number, value in zip(numbers, column.to_pylist(), strict=True):
+        text = None if value is None else value.decode("utf-8", "evergreen.mark")
+        if text is not None and UNDECODABLE in text:
+            unreadable[number] = Unreadable("not valid UTF-8", f"column {name}")
+        values.append(text)
+    return values
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+_READERS = {
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".parquet": _read_parquet,
+}

@@ -21,6 +21,7 @@ def summarize(stats: CorpusStats) -> DataMetrics:
         quarantined=stats.quarantined.total(),
         quarantine_reasons=dict(sorted(stats.quarantined.items())),
         invalid_fraction=round(stats.invalid_fraction, 6),
+        simulated_times=stats.simulated_times,
         near_empty=stats.near_empty,
         duplicates=stats.duplicates,
         label_conflicts=stats.label_conflicts,
