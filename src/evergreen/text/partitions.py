@@ -50,17 +50,38 @@ class HashPartitions:
 
     def _read(self, file: Path, n_rows: int, low: int, width: int) -> Iterator[pd.DataFrame]:
         if n_rows <= self._max_rows or width < _FAN_OUT:
-            with pa.OSFile(str(file)) as source, pa.ipc.open_stream(source) as stream:
-                rows = stream.read_pandas()
-            file.unlink()
             if n_rows:
-                yield rows.sort_values(["text_hash", "order"], ignore_index=True)
+                yield self._load([file])
             return
         edges = [low + width * n // _FAN_OUT for n in range(_FAN_OUT + 1)]
         sizes = self._divide(file, edges)
         file.unlink()
+        small: list[Path] = []  # neighbors that fit together
+        n_small = 0
         for n, size in enumerate(sizes):
-            yield from self._read(file.with_name(f"{file.name}-{n}"), size, edges[n], edges[n + 1] - edges[n])
+            part = self._name_part(file, n)
+            if n_small and n_small + size > self._max_rows:
+                yield self._load(small)
+                small, n_small = [], 0
+            if size > self._max_rows:
+                yield from self._read(part, size, edges[n], edges[n + 1] - edges[n])
+            else:
+                small.append(part)
+                n_small += size
+        if n_small:
+            yield self._load(small)
+
+    def _name_part(self, file: Path, n: int) -> Path:
+        return file.with_name(f"{file.name}-{n}")
+
+    def _load(self, files: list[Path]) -> pd.DataFrame:
+        tables = []
+        for file in files:
+            with pa.OSFile(str(file)) as source, pa.ipc.open_stream(source) as stream:
+                tables.append(stream.read_all())
+            file.unlink()
+        rows: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+        return rows.sort_values(["text_hash", "order"], ignore_index=True)
 
     def _divide(self, file: Path, edges: list[int]) -> list[int]:
         inner = np.array(edges[1:-1], dtype=np.uint64)
