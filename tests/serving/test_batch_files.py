@@ -253,7 +253,17 @@ def test_rejected_rows_of_csv(tmp_path, monkeypatch):
     assert rejects[0]["reason"] == "1 fields, 2 expected"
     assert rejects[2]["reason"] == "not UTF-8"
     assert "not CSV" in rejects[3]["reason"]
-    assert "longer than 1000" in rejects[5]["reason"]
+    assert "longer than 1,000" in rejects[5]["reason"]
+
+
+def test_a_stray_quote_takes_no_other_row_with_it(tmp_path):
+    lines = [f"{n},text {n}" for n in range(20)]
+    lines[5], lines[12] = '5,"text 5', '12,text 12"'
+    (tmp_path / "in.csv").write_text("\n".join(["id,text", *lines, ""]))
+    rejects, numbers = convert(tmp_path / "in.csv", tmp_path / "out.csv")
+    assert numbers == [n for n in range(20) if n != 5]
+    assert [(reject["row"], reject["line"], reject["prefix"]) for reject in rejects] == [(5, 7, '5,"text 5')]
+    assert rejects[0]["reason"] == "not CSV: a quote that is not closed (8 lines in one row)"
 
 
 def test_rejected_rows_of_parquet(tmp_path):

@@ -75,7 +75,12 @@ def test_unknown_format_is_refused_before_reading():
     [
         ("t.txt", b"good\nbad\n\xff\xfe\ngood\n", "line 3: not UTF-8"),
         ("t.csv", b"text\ngood\nbad\n\xff\n", "line 4: not UTF-8"),
-        ("t.csv", b'text\ngood\nbad\n"never closed\n', "after line 3: not CSV .*quotes"),
+        ("t.csv", b'text\ngood\nbad\n"never closed\n', "line 4: not CSV: .*quotes"),
+        (
+            "t.csv",
+            b'id,text\n1,good\n2,bad\n3,"good\n4,bad\n5,good"\n',
+            "line 4: not CSV: a quote that is not closed .3 lines",
+        ),
         ("t.csv", b"id,text\n1,good\n2,bad\n3\n", "line 4: no text"),
         ("t.csv", b"id,text\n1,good\n2,bad\n3,good, but late\n", "line 4: 3 fields, 2 expected"),
         ("t.jsonl", b'{"text": "good"}\n\n{"text": "bad"}\n{"text"\n', "line 4: not JSON"),
@@ -135,7 +140,7 @@ def test_csv_field_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "t.csv").write_text('text\n"' + "never closed\n" * 20, encoding="utf-8")
     limit = csv.field_size_limit()
     try:
-        with pytest.raises(SourceError, match=r"not CSV .*limit"):
+        with pytest.raises(SourceError, match=r"line 2: not CSV: .*longer than 100 characters"):
             list(read_texts(str(tmp_path / "t.csv")))
     finally:
         csv.field_size_limit(limit)  # of the whole process: importlib.metadata reads CSV too

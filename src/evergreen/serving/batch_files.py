@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, time
@@ -19,8 +18,12 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from evergreen.parquet import iter_batches
 from evergreen.sources import SourceError, explain_unavailable, open_filesystem, open_uri, resolve
+from evergreen.text import csv_records
+from evergreen.text.csv_records import CsvRecords
 from evergreen.text.inputs import LONGEST_FIELD, FormatError, check_columns, check_signature
+from evergreen.text.lines import Lines
 from evergreen.text.runtime import Prediction
 
 FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
@@ -92,7 +95,7 @@ class Source:
                     raise SourceError(f"{address}: its column text holds {kind}. Write the texts as strings.")
                 size, serialized = parquet.metadata.num_rows, schema.remove_metadata().serialize().to_pybytes()
                 return cls(address, file_format, version, size, columns, serialized)
-            header = next((fields for _, fields in _CsvRecords(stream)), None)
+            header = next((fields for _, fields in _read_records(stream)), None)
             if not isinstance(header, list):
                 raise SourceError(f"{address}: no line of column names. Begin the file with one, as in id,text.")
             if not _is_unicode("".join(header)):
@@ -227,7 +230,7 @@ def read_chunks(source: Source, chunk_rows: int) -> Iterator[Chunk]:
             if source.format == "parquet":
                 yield from _chunk_table(_open_parquet(stream, source.address), chunk_rows)
             else:
-                records = _read_lines(stream) if source.format == "jsonl" else _skip_header(_CsvRecords(stream))
+                records = _read_lines(stream) if source.format == "jsonl" else _skip_header(_read_records(stream))
                 yield from _chunk_records(records, chunk_rows, stream.tell)
         except (pa.ArrowException, OSError) as error:
             raise SourceError(f"{source.address}: reading failed ({error}). Check the file and start again.") from error
@@ -435,68 +438,17 @@ def _merge_kinds(kinds: set[str]) -> str:
 # CSV
 
 
-class _Lines:
-    """Lines of a CSV file for its parser; those of a record that failed are read again but the first."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        buffered = io.BufferedReader(cast(Any, stream), READ_BYTES)
-        # Each invalid byte becomes half a surrogate pair, so that it fails its row and no other.
-        self._text = io.TextIOWrapper(cast(Any, buffered), "utf-8-sig", "surrogateescape", newline="")
-        self._again: deque[str] = deque()
-        self.taken: list[str] = []
-        self.number = 0
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        line = self._again.popleft() if self._again else self._text.readline(LONGEST_FIELD)
-        if not line:
-            raise StopIteration
-        self.number += 1
-        self.taken.append(line)
-        if len(line) >= LONGEST_FIELD and not line.endswith(("\n", "\r")):
-            self.taken[-1] = line[:PREFIX]
-            while line and not line.endswith(("\n", "\r")):
-                line = self._text.readline(LONGEST_FIELD)
-            raise csv.Error(f"line longer than {LONGEST_FIELD} characters")
-        return line
-
-    def retry_after_first(self) -> None:
-        self._again.extendleft(reversed(self.taken[1:]))
-        self.number -= len(self.taken) - 1
-
-    def detach(self) -> None:
-        """Leave the stream to whoever opened it."""
-        cast(Any, self._text.detach()).detach()
-
-
-class _CsvRecords:
+def _read_records(stream: BinaryIO) -> Iterator[tuple[int, list[str] | Unreadable]]:
     """Records of a CSV file with the lines at which they begin; one that isn't CSV costs its first line only."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    def __iter__(self) -> Iterator[tuple[int, list[str] | Unreadable]]:
-        csv.field_size_limit(LONGEST_FIELD)
-        lines = _Lines(self._stream)
-        reader = csv.reader(lines, strict=True)
-        try:
-            while True:
-                lines.taken.clear()
-                first = lines.number + 1
-                try:
-                    fields = next(reader)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    lines.retry_after_first()
-                    yield first, Unreadable(f"not CSV: {error}", lines.taken[0].strip())
-                    continue
-                if fields:
-                    yield first, fields
-        finally:
-            lines.detach()
+    buffered = io.BufferedReader(cast(Any, stream), READ_BYTES)
+    lines = Lines(buffered, "utf-8", LONGEST_FIELD)
+    for first, fields in CsvRecords(lines, strict=True):
+        if isinstance(fields, csv_records.Unreadable):
+            yield first, Unreadable(f"not CSV: {fields.reason} ({fields.detail})", fields.text.strip())
+        else:
+            yield first, fields
+    lines.detach()
+    buffered.detach()
 
 
 def _skip_header(records: Iterable[tuple[int, list[str] | Unreadable]]) -> Iterator[tuple[int, list[str] | Unreadable]]:
@@ -556,7 +508,7 @@ def _is_text(kind: Any) -> bool:
 
 def _chunk_table(file: Any, chunk_rows: int) -> Iterator[Chunk]:
     number, row = 0, 0
-    for batch in file.iter_batches(batch_size=chunk_rows):
+    for batch in iter_batches(file, chunk_rows):
         size = max(1, min(chunk_rows, batch.num_rows * CHUNK_BYTES // max(1, batch.nbytes)))
         for start in range(0, batch.num_rows, size):
             piece = batch.slice(start, size)

@@ -1,16 +1,17 @@
 """Texts of a file for inference, streamed: `.txt` (one a line), `.csv` or `.jsonl` (with `text`), or standard input."""
 
-import csv
 import json
 import select
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BufferedReader
 from itertools import chain, islice
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 from evergreen.sources import SourceError
+from evergreen.text.csv_records import CsvRecords, Unreadable
+from evergreen.text.lines import UNDECODABLE, Lines
 
 LONGEST_FIELD = 1 << 24
 """Characters of one CSV field; an unclosed quote swallows no more memory than that."""
@@ -157,25 +158,31 @@ def _decode_lines(lines: Iterable[bytes], name: str, first: int = 1) -> Iterator
             raise SourceError(f"{name}, line {number}: not UTF-8. Save the file as UTF-8.") from error
 
 
-def _read_csv(lines: Iterable[bytes], name: str) -> Iterator[str]:
-    csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.DictReader(_decode_lines(lines, name), strict=True)
-    try:
-        check_columns(name, reader.fieldnames or [])
-        for row in reader:
-            if extra := cast("list[str] | None", row.get(cast("str", None))):  # a text of which a part would be lost
-                count = len(reader.fieldnames or []) + len(extra)
-                raise SourceError(
-                    f"{name}, line {reader.line_num}: {count} fields, {count - len(extra)} expected. Quote a text "
-                    "that has commas."
-                )
-            if row["text"] is None:
-                raise SourceError(f"{name}, line {reader.line_num}: no text in this row. Add it, or remove the row.")
-            yield row["text"]
-    except csv.Error as error:
-        raise SourceError(
-            f"{name}, after line {reader.line_num}: not CSV ({error}). Correct the quotes there."
-        ) from error
+def _read_csv(stream: BinaryIO, name: str) -> Iterator[str]:
+    lines = Lines(stream, "utf-8", LONGEST_FIELD)
+    records = iter(CsvRecords(lines, strict=True))
+    header: list[str] = []
+    for number, fields in records:
+        if isinstance(fields, Unreadable):
+            problem = f"{fields.reason} ({fields.detail})"
+            raise SourceError(f"{name}, line {number}: not CSV: {problem}. Correct the quotes there.")
+        if any(UNDECODABLE in field for field in fields):
+            raise SourceError(f"{name}, line {number}: not UTF-8. Save the file as UTF-8.")
+        if not header:
+            check_columns(name, fields)
+            header = fields
+            continue
+        if len(fields) > len(header):  # a text of which a part would be lost
+            raise SourceError(
+                f"{name}, line {number}: {len(fields)} fields, {len(header)} expected. Quote a text that has commas."
+            )
+        position = header.index("text")
+        if len(fields) <= position:
+            raise SourceError(f"{name}, line {number}: no text in this row. Add it, or remove the row.")
+        yield fields[position]
+    if not header:
+        check_columns(name, header)
+    lines.detach()
 
 
 def _read_jsonl(lines: Iterable[bytes], name: str) -> Iterator[str]:
@@ -191,4 +198,9 @@ def _read_jsonl(lines: Iterable[bytes], name: str) -> Iterator[str]:
         yield row["text"]
 
 
-_READERS = {"": _read_lines, ".txt": _read_lines, ".csv": _read_csv, ".jsonl": _read_jsonl}
+_READERS: dict[str, Callable[[BinaryIO, str], Iterator[str]]] = {
+    "": _read_lines,
+    ".txt": _read_lines,
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+}

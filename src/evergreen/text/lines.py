@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 MAX_CHARACTERS = 1 << 20
-"""Of a row; the first so many of a longer one are enough to report it."""
+"""Of a row of a corpus; the first so many of a longer one are enough to report it."""
 UNDECODABLE = "\udfff"
 """Stands where bytes are not valid in the file's encoding; no decoder makes it otherwise."""
 
@@ -21,7 +21,7 @@ _MARKS = {
 
 
 class RowTooLongError(Exception):
-    """More than `MAX_CHARACTERS` were read since the last `Lines.take`."""
+    """More characters were read than a row may have."""
 
 
 class Lines:
@@ -29,16 +29,20 @@ class Lines:
 
     Attributes:
         encoding: what the file's byte order mark says, or else what was given.
+        limit: characters of a row at most.
+        number: of the last line, from 1.
         row: the lines since the last `take`.
         ended: whether a line was wanted after the last one.
     """
 
-    def __init__(self, stream: BinaryIO, encoding: str) -> None:
+    def __init__(self, stream: BinaryIO, encoding: str, limit: int = MAX_CHARACTERS) -> None:
         start = stream.read(4)
         stream.seek(0)
         self.encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), encoding)
         self._text = io.TextIOWrapper(stream, self.encoding, errors="evergreen.mark", newline="")
         self._returned: deque[str] = deque()
+        self.limit = limit
+        self.number = 0
         self.row: list[str] = []
         self.ended = False
         self._size = 0
@@ -47,22 +51,23 @@ class Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._returned.popleft() if self._returned else self._text.readline(MAX_CHARACTERS + 1)
+        line = self._returned.popleft() if self._returned else self._text.readline(self.limit + 1)
         self.ended = not line
         if not line:
             raise StopIteration
+        self.number += 1
         self.row.append(line)
         self._size += len(line)
-        if self._size > MAX_CHARACTERS:
-            if len(line) > MAX_CHARACTERS:
+        if self._size > self.limit:
+            if len(line) > self.limit:
                 self.row[-1] = self._shorten(line)
-            raise RowTooLongError
+            raise RowTooLongError(f"longer than {self.limit:,} characters")
         return line
 
     def _shorten(self, part: str) -> str:
-        line = part[:MAX_CHARACTERS] + "\n"
+        line = part[: self.limit] + "\n"
         while part and not part.endswith(("\r", "\n")):
-            part = self._text.readline(MAX_CHARACTERS)
+            part = self._text.readline(self.limit)
         return line  # still too long, should it be read again
 
     def take(self) -> list[str]:
@@ -73,6 +78,7 @@ class Lines:
     def put_back(self, lines: list[str]) -> None:
         """Let lines be read once more."""
         self._returned.extendleft(reversed(lines))
+        self.number -= len(lines)
 
     def detach(self) -> None:
         """Let the stream outlive this."""

@@ -5,6 +5,7 @@ import json
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -18,8 +19,9 @@ from evergreen import sources
 from evergreen.errors import EvergreenError
 from evergreen.logs import get_logger
 from evergreen.params import Columns
-from evergreen.text.csv_rows import CsvRows, Unreadable, read_header
-from evergreen.text.lines import MAX_CHARACTERS, UNDECODABLE, Lines, RowTooLongError
+from evergreen.parquet import iter_batches
+from evergreen.text.csv_records import CsvRecords, LabelEvidence, Unreadable, detect_separator
+from evergreen.text.lines import UNDECODABLE, Lines, RowTooLongError
 
 log = get_logger(__name__)
 
@@ -118,13 +120,19 @@ def _list_files(uri: str) -> list[tuple[str, str | Path]]:
     relative = {file.relative_to(path): file for file in [*files, *saved]}
     hidden = [str(inner) for inner in relative if _is_hidden(inner)]
     if hidden:
-        log.warning("hidden files are not read", folder=uri, files=hidden[:5], count=len(hidden))
+        _warn_of_hidden(uri, tuple(hidden))
     listed: list[tuple[str, str | Path]] = [
         (f"{uri.rstrip('/')}/{inner.as_posix()}", file) for inner, file in relative.items() if not _is_hidden(inner)
     ]
     if not listed:
         raise CorpusError(f"{uri}: a folder without .csv, .tsv, .jsonl, .parquet or a saved dataset in it.")
     return listed
+
+
+@cache
+def _warn_of_hidden(uri: str, hidden: tuple[str, ...]) -> None:
+    """Once: a corpus without times is read twice."""
+    log.warning("hidden files are not read", folder=uri, files=list(hidden[:5]), count=len(hidden))
 
 
 def _is_hidden(inner: Path) -> bool:
@@ -144,15 +152,45 @@ def _build_batches(
 
 def _read_csv(stream: BinaryIO, file: str, form: CorpusFormat) -> Iterator[Batch]:
     lines = Lines(stream, form.encoding)
-    separator = form.separator or ("\t" if _get_suffix(file) == ".tsv" else None)
-    separator, header = read_header(lines, separator, form.names.values())
+    given = form.separator or ("\t" if _get_suffix(file) == ".tsv" else None)
+    separator = given or detect_separator(lines, form.names.values())
+    records = CsvRecords(lines, separator)
+    rows = iter(records)
+    _, first = next(rows, (1, Unreadable("no line")))
+    header = [] if isinstance(first, Unreadable) else [name.strip() for name in first]
     if not any(header):
         raise CorpusError(f"{file}: empty. A CSV file starts with the names of its columns.")
     if any("\0" in name for name in header):
         raise CorpusError(f"{file}: not in data.encoding, {lines.encoding}; it looks like utf-16-le or utf-16-be.")
     form.require_columns(header, file)
-    yield from _build_batches(enumerate(CsvRows(lines, separator, header, form.names, form.labels)), file, form)
+    evidence = LabelEvidence(separator, header, form.columns.text, form.columns.label, form.labels)
+    records.consists_of_records = evidence.consists_of_records
+    yield from _build_batches(enumerate(_pick_fields(rows, header, form, evidence, lines.encoding)), file, form)
     lines.detach()
+
+
+def _pick_fields(
+    rows: Iterator[tuple[int, list[str] | Unreadable]],
+    header: list[str],
+    form: CorpusFormat,
+    evidence: LabelEvidence,
+    encoding: str,
+) -> Iterator[list[str] | Unreadable]:
+    positions = [header.index(name) for name in form.names.values()]
+    for _, fields in rows:
+        if isinstance(fields, Unreadable):
+            yield fields
+            continue
+        if len(fields) != len(header):
+            detail = f"{len(fields)} instead of {len(header)}"
+            yield Unreadable("another number of fields", detail, ",".join(fields))
+            continue
+        values = [fields[position] for position in positions]
+        if any(UNDECODABLE in value for value in values):
+            yield Unreadable(f"not valid in data.encoding ({encoding})", "", ",".join(fields))
+            continue
+        evidence.learn(fields)
+        yield values
 
 
 def _read_jsonl(stream: BinaryIO, file: str, form: CorpusFormat) -> Iterator[Batch]:
@@ -173,9 +211,8 @@ def _parse_lines(
             line = next(lines)
         except StopIteration:
             return
-        except RowTooLongError:
-            detail = f"more than {MAX_CHARACTERS:,} characters"
-            yield number, Unreadable("a row that is too long", detail, lines.take()[0])
+        except RowTooLongError as error:
+            yield number, Unreadable("a row that is too long", str(error), lines.take()[0])
             continue
         lines.take()
         if line.strip():
@@ -207,14 +244,8 @@ def _read_parquet(stream: BinaryIO, file: str, form: CorpusFormat) -> Iterator[B
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(f"{file}: not a Parquet file that can be read ({_first_line(error)}).") from error
     form.require_columns(parquet.schema_arrow.names, file)
-    columns = list(form.names.values())
-    # Group by group: read in one go, Arrow keeps more and more of them.
-    tables = (
-        pa.Table.from_batches([batch])
-        for group in range(parquet.num_row_groups)
-        for batch in parquet.iter_batches(form.batch_rows, [group], columns)
-    )
-    yield from _read_tables(tables, file, form)
+    batches = iter_batches(parquet, form.batch_rows, list(form.names.values()))
+    yield from _read_tables((pa.Table.from_batches([batch]) for batch in batches), file, form)
 
 
 def _read_dataset(folder: Path, file: str, form: CorpusFormat) -> Iterator[Batch]:
