@@ -233,3 +233,19 @@ def test_missing_file_and_folder(tmp_path):
         Params.load(tmp_path / "none.yaml")
     with pytest.raises(ParamsError, match="no such file, or not one"):
         Params.load(tmp_path)
+
+
+def test_many_problems_are_a_short_message(raw):
+    raw["data"]["labels"] = list(range(150))
+    message = get_message(raw)
+    assert "150 problem(s)" in message
+    assert "and 140 more" in message
+    assert len(message.splitlines()) == 12
+
+
+def test_labels_of_yaml_that_look_like_booleans_are_strings(tmp_path):
+    shipped = (Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(
+        shipped.replace("labels: [negative, neutral, positive]", "labels: [no, yes]"), encoding="utf-8"
+    )
+    assert Params.load(tmp_path / "params.yaml").data.labels == ["no", "yes"]

@@ -50,6 +50,8 @@ RENAMED = {
 """Keys of version 0.1 and what they are called now."""
 REMOVED = {"data.buckets", "data.num_partitions"}
 """Keys of earlier versions that nothing needs any more."""
+_MAX_PROBLEMS = 10
+"""Named in one message; a list of 150 labels that are no strings is one mistake."""
 
 
 class ParamsError(EvergreenError):
@@ -469,7 +471,10 @@ class Params(_Section):
                 for problem in problems
                 if problem["type"] != "missing" or _key(problem) not in renamed
             ]
-            raise ParamsError(f"{name}: {len(lines)} problem(s)\n  " + "\n  ".join(lines)) from error
+            n_problems = len(lines)
+            if len(lines) > _MAX_PROBLEMS:
+                lines[_MAX_PROBLEMS:] = [f"… and {len(lines) - _MAX_PROBLEMS} more"]
+            raise ParamsError(f"{name}: {n_problems} problem(s)\n  " + "\n  ".join(lines)) from error
 
 
 def _first_lines(error: YAMLError) -> str:
