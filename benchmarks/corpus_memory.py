@@ -17,6 +17,8 @@ from tempfile import TemporaryDirectory
 from record import save_result
 
 RESULT = Path("benchmarks/results/corpus_memory.json")
+SCRATCH = Path(".evergreen")
+"""On a disk, which a folder for temporary files need not be, and ignored by Git."""
 
 
 def generate(path: Path, rows: int) -> None:
@@ -58,7 +60,8 @@ def main() -> None:
         return
     table = []
     for rows in args.rows:
-        with TemporaryDirectory(dir=".") as scratch:
+        SCRATCH.mkdir(exist_ok=True)
+        with TemporaryDirectory(dir=SCRATCH) as scratch:
             path = Path(scratch) / "corpus.csv"
             generate(path, rows)
             command = [sys.executable, __file__, "--only", str(path)]
