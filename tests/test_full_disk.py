@@ -143,3 +143,15 @@ def test_output_that_finds_no_room_is_one_line(size: int, small_disk: Path) -> N
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("error: standard output: can't be written, 0 bytes are free")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_a_command_that_only_prints_reports_it_as_well(option: str) -> None:
+    program = f"from evergreen.cli import app; app(['{option}'])"
+    with Path("/dev/full").open("wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=output, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1

@@ -44,9 +44,9 @@ _WITH_STATE = ("runs", "serve", "monitor", "replay", "alert", "retrain")
 class _Commands(TyperGroup):
     """Turns an error that a person can fix into one message and an exit code."""
 
-    def invoke(self, ctx: Any) -> Any:
+    def main(self, *args: Any, **options: Any) -> Any:
         with exit_on_error():
-            return super().invoke(ctx)
+            return super().main(*args, **options)
 
 
 app = typer.Typer(
