@@ -99,7 +99,8 @@ def test_a_picture_can_be_looked_at_however_many_classes_and_topics(tmp_path, re
     for name in ("counts.png", "confusion.png"):
         height, width = image.imread(tmp_path / name).shape[:2]
         assert max(height, width) <= 2200, name
-    assert not [str(warning.message) for warning in recwarn]
+    # A socket that an earlier test left open may be collected meanwhile.
+    assert not [str(warning.message) for warning in recwarn if not issubclass(warning.category, ResourceWarning)]
 
 
 @pytest.mark.parametrize(("n_labels", "n_topics"), [(3, 5), (7, 20), (8, 21), (150, 1500)])

@@ -182,7 +182,7 @@ def test_a_repeated_look_replaces_what_it_left(checkout: Classifier) -> None:
             "history_days: 3. At least window_days (7)",
             2,
         ),
-        (lambda: Path(".evergreen").write_text(""), "predictions.db", 1),
+        (lambda: Path(".evergreen").write_text(""), "EVERGREEN_STATE_DIR: .evergreen can't be used", 2),
     ],
 )
 def test_what_is_missing_is_named(checkout: Classifier, spoil: Any, words: str, code: int) -> None:
