@@ -2,8 +2,9 @@
 
 Three folds of four clips, as the data's README wants it. Of the other eight clips, one of each fold is for validation;
 the diffusion model learns from the normal frames of the rest and from the clip without anomalies, the CNN+LSTM from
-their labels. Folds run side by side with --jobs; a run that is cut off resumes, and a new judge uses the error maps:
-python benchmarks/ped2.py --setting two_cores|full [--seeds N] [--jobs N] [--set diffusion.steps=2000 …]
+their labels. Each source of maps (`ped2_sources.py`) is judged by plain smoothing of its largest block, by CNN+LSTMs of
+several seeds and by their mean. Folds run side by side with --jobs; a run that is cut off resumes:
+python benchmarks/ped2.py --setting two_cores|full [--sources diffusion raw_frames …] [--seeds N] [--judge-seeds N]
 """
 
 import argparse
@@ -11,10 +12,8 @@ import multiprocessing
 import sys
 import time
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,6 +22,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from ped2_sources import SOURCES, write_maps
 from record import save_result
 from ruamel.yaml import YAML
 from sklearn.metrics import roc_auc_score
@@ -32,16 +32,12 @@ from evergreen.params import EvaluateParams, Params
 from evergreen.video.bundle import CNN_LSTM, Manifest
 from evergreen.video.clips import Clip
 from evergreen.video.cnn_lstm_export import export_cnn_lstm
-from evergreen.video.detector import judge_windows, load_judge, load_reconstructor
-from evergreen.video.diffusion import Denoiser
-from evergreen.video.diffusion_export import make_reconstructor
+from evergreen.video.detector import Judge, judge_windows, load_judge
 from evergreen.video.evaluation import measure_difference
-from evergreen.video.extraction import make_features
-from evergreen.video.features import read_features, write_features
+from evergreen.video.features import read_features
 from evergreen.video.labels import LabeledClip, find_clips
-from evergreen.video.metrics import FeatureMetrics
 from evergreen.video.sequences import Part, Split, read_sequences
-from evergreen.video.training import TrainingSet, calibrate, load_training_set, train_cnn_lstm
+from evergreen.video.training import calibrate, load_training_set, train_cnn_lstm
 
 DATA, RESULTS, WORK = Path("../shared/data/ped2"), Path("benchmarks/results"), Path(".cache/ped2")
 RESULT = "result.json"
@@ -85,9 +81,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "cnn_lstm.block": 24,
     },
 }
-# What judges the error maps, and what it changes of the setting. Without a step of training, the CNN+LSTM is its
-# starting point: the largest block's error, smoothed over time.
-JUDGES: dict[str, dict[str, Any]] = {"smoothed_error": {"cnn_lstm.steps": 0}, "full_pipeline": {}}
 Scores = NDArray[np.float64]
 Clips = dict[str, list[float]]
 """Scores of the frames of each clip."""
@@ -98,10 +91,11 @@ class FoldResult(Metrics):
 
     seed: int
     fold: int
-    seconds: dict[str, float]
+    seconds: dict[str, dict[str, float]]
+    """By source: of its training, of its maps, and how many frames these are."""
     y_true: Clips
     scores: dict[str, Clips]
-    """By row of the table."""
+    """By row of the table: SOURCE/JUDGE, calibrated, and its logits, SOURCE/JUDGE/logits."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +105,8 @@ class Fold:
     number: int
     params: Params
     folder: Path
+    sources: list[str]
+    judge_seeds: int
 
 
 def make_params(changes: dict[str, Any], seed: int) -> Params:
@@ -122,10 +118,11 @@ def make_params(changes: dict[str, Any], seed: int) -> Params:
     return Params.parse(raw)
 
 
-def make_fold(number: int, params: Params, work: Path) -> Fold:
+def make_fold(number: int, params: Params, args: argparse.Namespace) -> Fold:
     """A fold in a folder of its parameters' own, so that what is done is done with these."""
-    parameters = zlib.crc32(params.model_dump_json().encode())
-    return Fold(number, params, work / f"{parameters:08x}-seed-{params.seed}-fold-{number}")
+    parameters = zlib.crc32(params.model_dump_json(include=set(SECTIONS)).encode())
+    folder = args.work / f"{parameters:08x}-seed-{params.seed}-fold-{number}"
+    return Fold(number, params, folder, args.sources, args.judge_seeds)
 
 
 def plan_fold(number: int, params: Params) -> list[Part]:
@@ -147,54 +144,19 @@ def run_fold(fold: Fold) -> FoldResult:
     """Train on two folds and score the third, from videos to scores; what an earlier run left is not made again."""
     cv2.setNumThreads(2)
     parts = plan_fold(fold.number, fold.params)
-    result = _load_result(fold)
-    if result is None:
+    path = fold.folder / RESULT
+    if path.exists():
+        result = FoldResult.load(path)
+    else:
         scores, y_true = score_difference(parts, fold.params)
         rows = {"frame_difference": scores}
         result = FoldResult(seed=fold.params.seed, fold=fold.number, seconds={}, y_true=y_true, scores=rows)
-    make_error_maps(parts, fold, result.seconds)
-    data: dict[int, TrainingSet] = {}
-    for name, changes in JUDGES.items():
-        if name not in result.scores:
-            result.scores |= _run_timed(name, result.seconds, partial(score_judge, name, changes, fold, data))
-            result.save(fold.folder / RESULT)
+    for name in fold.sources:
+        params = make_params(_list_changes(fold.params) | SOURCES[name].changes, fold.params.seed)
+        result.seconds[name] = write_maps(name, parts, params, fold.folder)
+        result.scores |= score_source(name, params, fold)
+        result.save(path)
     return result
-
-
-def _load_result(fold: Fold) -> FoldResult | None:
-    path = fold.folder / RESULT
-    return FoldResult.load(path) if path.exists() else None
-
-
-def make_error_maps(parts: list[Part], fold: Fold, seconds: dict[str, float]) -> None:
-    """Train the diffusion model, and write the error maps of all clips; each file is there when it is complete."""
-    params, folder = fold.params, fold.folder
-    made = folder / "features.json"
-    if not made.exists():
-        paths = (folder / "features.h5", folder / "weights", folder / "diffusion.csv", folder / "checkpoints")
-        make_features(params, parts, *paths).save(made)
-    metrics = FeatureMetrics.load(made)
-    seconds |= {"diffusion": metrics.train_runtime, "error_maps": metrics.features_runtime}
-    if not (folder / "test.h5").exists():
-        _run_timed("test_error_maps", seconds, partial(write_test_maps, parts, params, folder))
-
-
-def _run_timed(name: str, seconds: dict[str, float], run: Callable[[], Any]) -> Any:
-    start = time.monotonic()
-    value = run()
-    seconds[name] = time.monotonic() - start
-    return value
-
-
-def write_test_maps(parts: list[Part], params: Params, folder: Path) -> None:
-    """Error maps of the clips that no model has seen, with torch on a GPU and as production runs it elsewhere."""
-    settings = (params.diffusion.context, params.clips.cut_threshold, params.reconstruction)
-    if torch.cuda.is_available():
-        reconstructor = make_reconstructor(Denoiser.load(folder / "weights"), *settings)
-    else:
-        reconstructor = load_reconstructor(folder / "weights", *settings)
-    sequences = read_sequences(parts, params.video, params.clips, params.diffusion.context, ["test"])
-    write_features(sequences, reconstructor, folder / "test.h5")
 
 
 def score_difference(parts: list[Part], params: Params) -> tuple[Clips, Clips]:
@@ -209,32 +171,41 @@ def score_difference(parts: list[Part], params: Params) -> tuple[Clips, Clips]:
     return scores, y_true
 
 
-def score_judge(name: str, changes: dict[str, Any], fold: Fold, data: dict[int, TrainingSet]) -> dict[str, Clips]:
-    """Train a judge of error maps, export it, calibrate it on validation, and let it judge the fold's clips.
+def score_source(name: str, params: Params, fold: Fold) -> dict[str, Clips]:
+    """Train the judges of a source's maps, export them, calibrate each on validation, and judge the fold's clips.
 
-    Args:
-        name, changes: of `JUDGES`.
-        fold: whose error maps are on disk.
-        data: what judges learn from, by the size of blocks, kept from one judge to the next: it takes long to read.
-
-    Returns:
-        Two rows: calibrated, which is what the detector answers, and the logits before that.
+    Without a step of training, the CNN+LSTM is its starting point: the largest block's error, smoothed over time.
     """
-    params = make_params(_list_changes(fold.params) | changes, fold.params.seed)
-    features, clips = fold.folder / "features.h5", params.clips
-    block = params.cnn_lstm.block
-    if block not in data:
-        data[block] = load_training_set(features, params.cnn_lstm, clips)
-    trained = train_cnn_lstm(data[block], params.cnn_lstm, fold.params.seed, bidirectional=True)
-    export_cnn_lstm(trained.model, clips, fold.folder / name)
-    judge = load_judge(fold.folder / name / CNN_LSTM)
-    calibration = calibrate(features, judge, clips, params.cnn_lstm.cost_ratio, causal=False).frame
-    logits: Clips = {}
-    for sequence in read_features(fold.folder / "test.h5"):
-        items = ((None, errors) for chunk in sequence for errors in chunk)
-        logits[sequence.group] = [logit for _, logit, _ in judge_windows(items, judge, clips.window, clips.stride)]
-    calibrated = {clip: [calibration(logit) for logit in values] for clip, values in logits.items()}
-    return {name: calibrated, f"{name}_uncalibrated": logits}
+    folder, clips = fold.folder / name, params.clips
+    data = load_training_set(folder / "maps.h5", params.cnn_lstm, clips)
+    plain = params.cnn_lstm.model_copy(update={"steps": 0})
+    plans = {"smoothed": (plain, 0)} | {f"cnn_lstm_{seed}": (params.cnn_lstm, seed) for seed in range(fold.judge_seeds)}
+    judges: dict[str, Judge] = {}
+    for judge, (settings, seed) in plans.items():
+        trained = train_cnn_lstm(data, settings, seed, bidirectional=True)
+        export_cnn_lstm(trained.model, clips, folder / judge)
+        judges[judge] = load_judge(folder / judge / CNN_LSTM)
+    judges["cnn_lstm_mean"] = average([judges[judge] for judge in plans if judge != "smoothed"])
+    rows: dict[str, Clips] = {}
+    for judge, run in judges.items():
+        calibration = calibrate(folder / "maps.h5", run, clips, params.cnn_lstm.cost_ratio, causal=False).frame
+        logits: Clips = {}
+        for sequence in read_features(folder / "test.h5"):
+            items = ((None, errors) for chunk in sequence for errors in chunk)
+            logits[sequence.group] = [logit for _, logit, _ in judge_windows(items, run, clips.window, clips.stride)]
+        rows[f"{name}/{judge}"] = {clip: [calibration(logit) for logit in values] for clip, values in logits.items()}
+        rows[f"{name}/{judge}/logits"] = logits
+    return rows
+
+
+def average(judges: list[Judge]) -> Judge:
+    """Judge by the mean logits of several."""
+
+    def judge(errors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        frames, windows = zip(*(judge(errors) for judge in judges), strict=True)
+        return np.mean(frames, 0), np.mean(windows, 0)
+
+    return judge
 
 
 def _list_changes(params: Params) -> dict[str, Any]:
@@ -272,7 +243,7 @@ def summarize(results: list[FoldResult], params: EvaluateParams) -> dict[str, An
     seeds: dict[int, list[FoldResult]] = {}
     for result in sorted(results, key=lambda result: (result.seed, result.fold)):
         seeds.setdefault(result.seed, []).append(result)
-    rows = list(results[0].scores)
+    rows = [row for row in results[0].scores if all(row in result.scores for result in results)]
     pooled = {
         row: {
             str(seed): estimate_auc(folds, row, params).model_dump()
@@ -286,7 +257,7 @@ def summarize(results: list[FoldResult], params: EvaluateParams) -> dict[str, An
             "seed": result.seed,
             "fold": result.fold,
             "clips": list(result.y_true),
-            "seconds": {name: round(value, 1) for name, value in result.seconds.items()},
+            "seconds": {name: {k: round(v, 1) for k, v in part.items()} for name, part in result.seconds.items()},
             "frame_auc": {row: measure_auc([result], row) for row in rows},
         }
         for folds in seeds.values()
@@ -317,6 +288,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--setting", choices=SETTINGS, default="two_cores")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--sources", nargs="+", choices=SOURCES, default=list(SOURCES))
+    parser.add_argument("--judge-seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="folds at a time")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="change a parameter")
     parser.add_argument("--work", type=Path, help=f"folder of weights and error maps (default {WORK}/SETTING)")
@@ -337,9 +310,7 @@ def run(args: argparse.Namespace, changes: dict[str, Any]) -> None:
     """Run the folds of all seeds side by side."""
     start = time.monotonic()
     folds = [
-        make_fold(number, make_params(changes, seed), args.work)
-        for seed in range(args.seeds)
-        for number in range(N_FOLDS)
+        make_fold(number, make_params(changes, seed), args) for seed in range(args.seeds) for number in range(N_FOLDS)
     ]
     results: list[FoldResult] = []
     # CUDA can't be used in a forked process.
