@@ -99,6 +99,12 @@ def test_a_full_disk_leaves_the_checkpoint_before(frames: np.ndarray, tmp_path: 
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
+@pytest.mark.parametrize("steps", [1, 2, 10, 11])
+def test_few_steps_are_steps(frames: np.ndarray, tmp_path: Path, steps: int) -> None:
+    _, losses = train_denoiser(frames, params(steps=steps), CLIPS, 7, tmp_path)
+    assert len(losses) == steps
+
+
 def test_no_steps_leave_an_untrained_model_that_runs(frames: np.ndarray, tmp_path: Path) -> None:
     denoiser, losses = train_denoiser(frames, params(steps=0), CLIPS, 7, tmp_path)
     assert losses == []

@@ -21,6 +21,8 @@ from evergreen.video.clips import VideoError
 from evergreen.video.context import to_model
 
 log = get_logger(__name__)
+_WARM_UP = 0.1
+"""Fraction of the steps in which the learning rate rises."""
 
 
 class Denoiser(nn.Module):
@@ -134,12 +136,13 @@ def train_denoiser(
     channels = denoiser.unet.config.out_channels
     denoiser.to(device).train()
     optimizer = torch.optim.AdamW(denoiser.unet.parameters(), lr=params.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, params.learning_rate, max(params.steps, 1), pct_start=0.1)
+    steps = max(params.steps, 2 * round(1 / _WARM_UP))  # of fewer, no step would be left for the warm-up
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, params.learning_rate, steps, pct_start=_WARM_UP)
     ema = EMAModel(denoiser.unet.parameters(), decay=params.ema_decay, use_ema_warmup=True, power=0.75)
     state = {"unet": denoiser.unet, "optimizer": optimizer, "schedule": schedule, "ema": ema}
     start, losses = _resume(checkpoints, state)
-    steps = show_progress(range(start, params.steps), "diffusion", initial=start, total=params.steps)
-    for step in steps:
+    progress = show_progress(range(start, params.steps), "diffusion", initial=start, total=params.steps)
+    for step in progress:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         batch = _crop(frames, params, generator).to(device)
         clean = batch[:, -channels:]
@@ -157,7 +160,7 @@ def train_denoiser(
         schedule.step()
         ema.step(denoiser.unet.parameters())
         losses.append(loss.item())
-        steps.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}", refresh=False)
+        progress.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}", refresh=False)
         if (step + 1) % params.checkpoint_steps == 0:
             _save(checkpoints, state, step + 1, losses)
     ema.copy_to(denoiser.unet.parameters())
