@@ -154,7 +154,8 @@ def run_fold(fold: Fold) -> FoldResult:
     for name in fold.sources:
         params = make_params(_list_changes(fold.params) | SOURCES[name].changes, fold.params.seed)
         result.seconds[name] = write_maps(name, parts, params, fold.folder)
-        result.scores |= score_source(name, params, fold)
+        if f"{name}/cnn_lstm_{fold.judge_seeds - 1}" not in result.scores:
+            result.scores |= score_source(name, params, fold)
         result.save(path)
     return result
 

@@ -22,9 +22,9 @@ from torch.nn.functional import mse_loss
 from evergreen.params import Params
 from evergreen.progress import show_progress
 from evergreen.video.context import Image, stack_context, to_model
-from evergreen.video.detector import load_reconstructor
-from evergreen.video.diffusion import Denoiser, train_denoiser
-from evergreen.video.diffusion_export import export_denoiser, make_reconstructor
+from evergreen.video.diffusion import train_denoiser
+from evergreen.video.diffusion_export import export_denoiser
+from evergreen.video.extraction import load_trained
 from evergreen.video.features import write_features
 from evergreen.video.sequences import Part, Split, read_normal_frames, read_sequences
 
@@ -102,10 +102,7 @@ def _make_diffusion(parts: list[Part], params: Params, folder: Path) -> Maps:
         export_denoiser(denoiser, params.clips, partial)
         partial.rename(weights)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    settings = (params.diffusion.context, params.clips.cut_threshold, params.reconstruction)
-    if torch.cuda.is_available():
-        return make_reconstructor(Denoiser.load(weights), *settings)
-    return load_reconstructor(weights, *settings)  # as production runs it
+    return load_trained(weights, params)
 
 
 class _Autoencoder(nn.Module):  # type: ignore[misc]

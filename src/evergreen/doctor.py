@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 
 from evergreen import tracking
 from evergreen.bundle import MANIFEST
-from evergreen.errors import EvergreenError
+from evergreen.errors import EvergreenError, get_first_line
 from evergreen.logs import redact
 from evergreen.params import Params, ParamsError
 from evergreen.processors import count_processors
@@ -207,7 +207,7 @@ def _check_dvc() -> CheckResult:
     try:
         config.read([DVC / "config", DVC / "config.local"], encoding="utf-8")
     except (configparser.Error, UnicodeDecodeError, OSError) as error:
-        detail = f"{DVC}/config: {str(error).splitlines()[0]}"
+        detail = f"{DVC}/config: {get_first_line(error)}"
         return CheckResult("dvc", "problem", detail, "Correct the file, or restore it with git.", required=True)
     remote = config.get("core", "remote", fallback="").strip("\"'")
     url = config.get(f"'remote \"{remote}\"'", "url", fallback="").strip("\"'")

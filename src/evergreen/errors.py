@@ -17,6 +17,11 @@ class EvergreenError(Exception):
     exit_code = 1
 
 
+def get_first_line(error: BaseException) -> str:
+    """Shorten what a library says at length to its first line, or to the error's name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Print what a person can fix as one message and exit with its code; let any other error keep its traceback."""

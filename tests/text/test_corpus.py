@@ -18,6 +18,7 @@ from evergreen import sources
 from evergreen.params import DataParams, Params
 from evergreen.text import corpus
 from evergreen.text.cleaning import build_cleaner
+from evergreen.text.csv_records import MAX_KEPT
 from evergreen.text.labels import load_labels
 from evergreen.text.readers import CorpusError
 from evergreen.text.splits import SPLITS, assign_split, hash_text
@@ -304,6 +305,16 @@ def test_no_personal_handle_reaches_any_output(tmp_path):
     for text in [*texts, *(row["text"] for row in quarantine(tmp_path / "out"))]:
         assert not re.search("jane|doe", text, re.IGNORECASE)
     assert b"jane" not in (tmp_path / "out" / "quarantine.csv").read_bytes().lower()
+
+
+def test_half_a_handle_reaches_no_output_either(tmp_path):
+    # The cut falls into the address, and what stands before it vanishes in cleaning.
+    start = "flight " + " " * (MAX_KEPT - len("flight ") - 12) + "jane_doe@exam"
+    path = write(tmp_path / "a.csv", valid(40))
+    path.write_bytes(path.read_bytes() + f"{start}ple.com\n".encode())
+    corpus.prepare(data(path), tmp_path / "out")
+    (row,) = quarantine(tmp_path / "out")
+    assert row["text"] == "flight"
 
 
 def test_a_topic_is_matched_by_its_pattern_and_spread_over_its_days(tmp_path):

@@ -7,14 +7,19 @@ import itertools
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from evergreen.sources import SourceError
-from evergreen.text.inputs import FormatError, read_batches, read_texts
+from evergreen.text.inputs import FormatError, read_batches
 
 TEXTS = ["good flight", 'a "quoted", text', "", "äöü 😀", "last"]
+
+
+def read_texts(file: str) -> Iterator[str]:
+    return itertools.chain.from_iterable(read_batches(file))
 
 
 def write(path: Path, texts: list[str]) -> str:

@@ -16,6 +16,8 @@ from structlog.testing import capture_logs
 
 from evergreen.params import Columns
 from evergreen.sources import SourceError
+from evergreen.text import readers
+from evergreen.text.csv_records import MAX_KEPT
 from evergreen.text.readers import CorpusError, CorpusFormat, read_batches
 
 NAMED = Columns(text="tweet", label="sentiment")
@@ -273,6 +275,21 @@ def test_one_undecodable_byte_is_one_row(tmp_path, encoding):
 def test_an_undecodable_byte_where_nothing_is_read_does_no_harm(tmp_path):
     path = write_csv(tmp_path / "a.csv", b"other,tweet,sentiment\n\xff,a,neutral\n")
     assert read(path) == ({0: ("a", "neutral")}, {})
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_batch_of_long_rows_ends_early(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(readers, "_BATCH_CHARACTERS", 30)  # two rows of seven and six characters reach no 30, three do
+    (tmp_path / name).write_bytes(PLAIN if name == "a.csv" else as_jsonl(ROWS))
+    sizes = [len(batch.rows) for batch in read_batches(str(tmp_path / name), CorpusFormat(NAMED))]
+    assert sizes == [3, 3, 1]
+    assert read(tmp_path / name)[0] == expected()
+
+
+def test_of_a_row_that_can_not_be_read_only_the_start_is_kept(tmp_path):
+    path = write_csv(tmp_path / "a.csv", b"tweet,sentiment\n" + b"word " * 100_000 + b"\nb,neutral\n")
+    (batch,) = read_batches(str(path), CorpusFormat(NAMED))
+    assert len(batch.unreadable[0].text) == MAX_KEPT
 
 
 def test_a_csv_with_a_header_only_has_no_rows(tmp_path):

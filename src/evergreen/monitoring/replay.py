@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from evergreen.errors import EvergreenError
+from evergreen.errors import EvergreenError, get_first_line
 from evergreen.monitoring.log import Feedback, LabeledPrediction, LoggedPrediction, PredictionLog
 from evergreen.monitoring.monitor import Monitor
 from evergreen.monitoring.staleness import Verdict
@@ -120,7 +120,7 @@ class Scenario(_Section):
                 f"{name}: no such scenario. There are: {', '.join(list_scenarios())}; or name a .yaml file."
             ) from error
         except (YAMLError, UnicodeDecodeError, TypeError) as error:
-            raise ReplayError(f"{path}: not a scenario in YAML ({str(error).splitlines()[0]}).") from error
+            raise ReplayError(f"{path}: not a scenario in YAML ({get_first_line(error)}).") from error
         except ValidationError as error:
             problems = [
                 f"{'.'.join(map(str, problem['loc'])) or '(whole file)'}: {problem['msg']}"

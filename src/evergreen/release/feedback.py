@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from evergreen import files
-from evergreen.errors import EvergreenError
+from evergreen.errors import EvergreenError, get_first_line
 from evergreen.metrics import Metrics
 from evergreen.monitoring.log import Feedback, LoggedPrediction, PredictionLog
 
@@ -165,7 +165,7 @@ def _read_rows(file: Path) -> list[LabeledText]:
         return [LabeledText(**row) for row in pq.read_table(file, schema=_SCHEMA).to_pylist()]
     except (pa.ArrowException, OSError, TypeError) as error:
         raise FeedbackError(
-            f"{file}: not what evergreen retrain collect writes ({str(error).splitlines()[0]}). Fetch it again: "
+            f"{file}: not what evergreen retrain collect writes ({get_first_line(error)}). Fetch it again: "
             f"dvc checkout --force {file}"
         ) from error
 

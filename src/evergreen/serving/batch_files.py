@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 
 from evergreen.parquet import iter_batches
 from evergreen.sources import SourceError, explain_unavailable, open_filesystem, open_uri, resolve
-from evergreen.text import csv_records
-from evergreen.text.csv_records import CsvRecords
+from evergreen.text.csv_records import CsvRecords, Unreadable
 from evergreen.text.inputs import LONGEST_FIELD, FormatError, check_columns, check_signature
 from evergreen.text.lines import Lines
 from evergreen.text.runtime import Prediction
@@ -134,14 +133,6 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Unreadable:
-    """A row of which nothing can be made."""
-
-    reason: str
-    prefix: str
-
-
-@dataclass(frozen=True)
 class Layout:
     """What the rows of a result look like, for those who write them.
 
@@ -245,11 +236,11 @@ def parse_chunk(chunk: Chunk, layout: Layout) -> Rows:
     for i, (record, line) in enumerate(zip(chunk.records, chunk.lines, strict=True)):
         row = chunk.first_row + i
         if isinstance(record, Unreadable):
-            rows.reject(row, line, record.reason, record.prefix)
+            rows.reject(row, line, record.reason, record.text)
             continue
         parsed = _parse_json(record) if isinstance(record, bytes) else _parse_fields(record, names)
         if isinstance(parsed, Unreadable):
-            rows.reject(row, line, parsed.reason, parsed.prefix)
+            rows.reject(row, line, parsed.reason, parsed.text)
         else:
             rows.numbers.append(row)
             rows.texts.append(parsed["text"])
@@ -351,7 +342,7 @@ def _read_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes | Unreadable]]:
             prefix = line[:PREFIX].decode("utf-8", "replace")
             while line and not line.endswith(b"\n"):
                 line = buffered.readline(LONGEST_FIELD)
-            yield number, Unreadable(f"longer than {LONGEST_FIELD} bytes", prefix)
+            yield number, Unreadable(f"longer than {LONGEST_FIELD} bytes", text=prefix)
         elif line.strip():
             yield number, line
     buffered.detach()
@@ -361,18 +352,18 @@ def _parse_json(line: bytes) -> dict[str, Any] | Unreadable:
     try:
         content = line.decode()
     except UnicodeDecodeError:
-        return Unreadable("not UTF-8", line[:PREFIX].decode("utf-8", "replace"))
+        return Unreadable("not UTF-8", text=line[:PREFIX].decode("utf-8", "replace"))
     prefix = content[:PREFIX].strip()
     try:
         record = json.loads(content, parse_constant=_refuse_number, parse_float=_parse_float)
     except (ValueError, RecursionError):
-        return Unreadable("not JSON", prefix)
+        return Unreadable("not JSON", text=prefix)
     if not isinstance(record, dict):
-        return Unreadable("not a JSON object", prefix)
+        return Unreadable("not a JSON object", text=prefix)
     if "\\u" in content and not _is_unicode(json.dumps(record, ensure_ascii=False)):
-        return Unreadable("half of a surrogate pair", prefix)
+        return Unreadable("half of a surrogate pair", text=prefix)
     reason = _check_text(record.get("text"))
-    return Unreadable(reason, prefix) if reason else record
+    return Unreadable(reason, text=prefix) if reason else record
 
 
 def _check_text(text: Any) -> str | None:
@@ -441,14 +432,15 @@ def _merge_kinds(kinds: set[str]) -> str:
 def _read_records(stream: BinaryIO) -> Iterator[tuple[int, list[str] | Unreadable]]:
     """Records of a CSV file with the lines at which they begin; one that isn't CSV costs its first line only."""
     buffered = io.BufferedReader(cast(Any, stream), READ_BYTES)
-    lines = Lines(buffered, "utf-8", LONGEST_FIELD)
-    for first, fields in CsvRecords(lines, strict=True):
-        if isinstance(fields, csv_records.Unreadable):
-            yield first, Unreadable(f"not CSV: {fields.reason} ({fields.detail})", fields.text.strip())
-        else:
-            yield first, fields
-    lines.detach()
-    buffered.detach()
+    try:
+        with Lines(buffered, "utf-8", LONGEST_FIELD) as lines:
+            for first, record in CsvRecords(lines, strict=True):
+                if isinstance(record, Unreadable):
+                    yield first, Unreadable(f"not CSV: {record.reason} ({record.detail})", text=record.text.strip())
+                else:
+                    yield first, record
+    finally:
+        buffered.detach()  # the stream belongs to whoever opened it
 
 
 def _skip_header(records: Iterable[tuple[int, list[str] | Unreadable]]) -> Iterator[tuple[int, list[str] | Unreadable]]:
@@ -459,12 +451,12 @@ def _skip_header(records: Iterable[tuple[int, list[str] | Unreadable]]) -> Itera
 
 def _parse_fields(fields: list[str], names: list[str]) -> dict[str, Any] | Unreadable:
     if len(fields) != len(names):
-        return Unreadable(f"{len(fields)} fields, {len(names)} expected", ",".join(fields))
+        return Unreadable(f"{len(fields)} fields, {len(names)} expected", text=",".join(fields))
     if not _is_unicode("".join(fields)):
-        return Unreadable("not UTF-8", ",".join(fields))
+        return Unreadable("not UTF-8", text=",".join(fields))
     record = dict(zip(names, fields, strict=True))
     reason = _check_text(record["text"])
-    return Unreadable(reason, ",".join(fields)) if reason else record
+    return Unreadable(reason, text=",".join(fields)) if reason else record
 
 
 class _Unix:

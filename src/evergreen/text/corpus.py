@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from evergreen.logs import get_logger
 from evergreen.params import Columns, DataParams
 from evergreen.text.cleaning import build_cleaner
+from evergreen.text.csv_records import MAX_KEPT
 from evergreen.text.labels import save_labels
 from evergreen.text.partitions import HashPartitions
 from evergreen.text.readers import Batch, CorpusError, CorpusFormat, read_batches
@@ -252,7 +253,7 @@ class Preprocessor:
         rows = rows.astype({"text": STRING, "label": STRING, "topic": STRING})
         reasons = _check_schema(rows, self._schema)
         rejected = [
-            (row, problem.reason, problem.detail, _shorten(self._clean(problem.text)))
+            (row, problem.reason, problem.detail, _shorten(self._clean(_drop_partial_word(problem.text))))
             for row, problem in batch.unreadable.items()
         ]
         for row, reason in reasons.items():
@@ -324,6 +325,11 @@ def _strip(value: Any) -> Any:
 def _replace_surrogates(value: Any) -> Any:
     # JSON can hold half of a character pair, which no file can.
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+def _drop_partial_word(text: str) -> str:
+    # Half of an address is not known as one, and would not be cleaned.
+    return text.rpartition(" ")[0] if len(text) == MAX_KEPT else text
 
 
 def _shorten(text: Any) -> str:

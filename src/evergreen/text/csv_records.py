@@ -12,6 +12,8 @@ from typing import Any
 from evergreen.text.lines import Lines, RowTooLongError
 
 SEPARATORS = (",", ";", "\t", "|")
+MAX_KEPT = 4000
+"""Characters of a row that can't be read."""
 _MAX_LABELS = 1000
 """Remembered, of a file whose labels are not known; more would hardly be labels."""
 
@@ -23,12 +25,15 @@ class Unreadable:
     Attributes:
         reason: one of few, to be counted.
         detail: what is wrong with this row in particular.
-        text: its first line.
+        text: the first `MAX_KEPT` characters of its first line.
     """
 
     reason: str
     detail: str = ""
     text: str = ""
+
+    def __post_init__(self) -> None:
+        self.text = self.text[:MAX_KEPT]  # a batch may hold thousands of rows that are a million long
 
 
 class CsvRecords:

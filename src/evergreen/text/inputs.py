@@ -5,7 +5,7 @@ import select
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BufferedReader
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -32,22 +32,14 @@ class FormatError(SourceError):
     exit_code = 2
 
 
-def read_texts(file: str) -> Iterator[str]:
-    """Stream the texts of a file, in its order and in constant memory; `-` reads lines of standard input.
+def read_batches(file: str, size: int = BATCH) -> Iterator[list[str]]:
+    """Stream the texts of a file in batches, in its order and in constant memory.
+
+    `-` reads lines of standard input; what has arrived of them makes a batch.
 
     Raises:
         FormatError: at once, when the name ends in another format.
-        SourceError: when the row that can't be read is reached, naming its line.
-    """
-    _check_format(file)
-    return chain.from_iterable(_read_arrived(BATCH)) if file == "-" else _read_file(file)
-
-
-def read_batches(file: str, size: int = BATCH) -> Iterator[list[str]]:
-    """Stream the texts of a file in batches; of standard input, what has arrived makes a batch.
-
-    Raises:
-        FormatError, SourceError: as `read_texts`; the texts before a row that can't be read come first.
+        SourceError: when the row that can't be read is reached, naming its line; the texts before it come first.
     """
     _check_format(file)
     return _read_arrived(size) if file == "-" else _batch(_read_file(file), size)
@@ -159,30 +151,27 @@ def _decode_lines(lines: Iterable[bytes], name: str, first: int = 1) -> Iterator
 
 
 def _read_csv(stream: BinaryIO, name: str) -> Iterator[str]:
-    lines = Lines(stream, "utf-8", LONGEST_FIELD)
-    records = iter(CsvRecords(lines, strict=True))
     header: list[str] = []
-    for number, fields in records:
-        if isinstance(fields, Unreadable):
-            problem = f"{fields.reason} ({fields.detail})"
-            raise SourceError(f"{name}, line {number}: not CSV: {problem}. Correct the quotes there.")
-        if any(UNDECODABLE in field for field in fields):
-            raise SourceError(f"{name}, line {number}: not UTF-8. Save the file as UTF-8.")
-        if not header:
-            check_columns(name, fields)
-            header = fields
-            continue
-        if len(fields) > len(header):  # a text of which a part would be lost
-            raise SourceError(
-                f"{name}, line {number}: {len(fields)} fields, {len(header)} expected. Quote a text that has commas."
-            )
-        position = header.index("text")
-        if len(fields) <= position:
-            raise SourceError(f"{name}, line {number}: no text in this row. Add it, or remove the row.")
-        yield fields[position]
+    with Lines(stream, "utf-8", LONGEST_FIELD) as lines:
+        for number, fields in CsvRecords(lines, strict=True):
+            if isinstance(fields, Unreadable):
+                problem = f"{fields.reason} ({fields.detail})"
+                raise SourceError(f"{name}, line {number}: not CSV: {problem}. Correct the quotes there.")
+            if any(UNDECODABLE in field for field in fields):
+                raise SourceError(f"{name}, line {number}: not UTF-8. Save the file as UTF-8.")
+            if not header:
+                check_columns(name, fields)
+                header = fields
+                continue
+            if len(fields) > len(header):  # a text of which a part would be lost
+                counts = f"{len(fields)} fields, {len(header)} expected"
+                raise SourceError(f"{name}, line {number}: {counts}. Quote a text that has commas.")
+            position = header.index("text")
+            if len(fields) <= position:
+                raise SourceError(f"{name}, line {number}: no text in this row. Add it, or remove the row.")
+            yield fields[position]
     if not header:
         check_columns(name, header)
-    lines.detach()
 
 
 def _read_jsonl(lines: Iterable[bytes], name: str) -> Iterator[str]:

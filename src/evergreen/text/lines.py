@@ -4,7 +4,7 @@ import codecs
 import io
 from collections import deque
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 MAX_CHARACTERS = 1 << 20
 """Of a row of a corpus; the first so many of a longer one are enough to report it."""
@@ -80,9 +80,12 @@ class Lines:
         self._returned.extendleft(reversed(lines))
         self.number -= len(lines)
 
-    def detach(self) -> None:
-        """Let the stream outlive this."""
-        self._text.detach()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._text.closed:
+            self._text.detach()  # the stream outlives this
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:

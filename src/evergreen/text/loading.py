@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoTokenizer
 
+from evergreen.errors import get_first_line
 from evergreen.params import ParamsError, TrainParams
 from evergreen.sources import SourceError
 from evergreen.text.model import TextClassifier
@@ -27,7 +28,7 @@ def load_pretrained(params: TrainParams, weights: Path, labels: list[str]) -> tu
         model = TextClassifier.from_pretrained(weights, labels, params.dropout)
     # What transformers raises for a folder that is not a model, or for a file that was cut off.
     except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = get_first_line(error)
         raise SourceError(f"{weights}: not a model that transformers loads ({reason}). Name another.") from error
     name = "train.warm_start" if params.warm_start else "train.base_model"
     _check_tokenizer(tokenizer, f"{name}: {weights}")

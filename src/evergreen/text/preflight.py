@@ -12,7 +12,7 @@ from rich.filesize import decimal
 
 from evergreen import sources
 from evergreen.bundle import hash_files
-from evergreen.errors import EvergreenError
+from evergreen.errors import EvergreenError, get_first_line
 from evergreen.params import Params
 from evergreen.settings import explain_unwritable
 from evergreen.text.bundle import MODEL
@@ -109,7 +109,7 @@ def _check_export(model: TextClassifier, tokenizer: object, params: Params) -> N
         except Exception as error:  # whatever a model's own code raises
             name = "train.warm_start" if params.train.warm_start else "train.base_model"
             kind = type(model.encoder).__name__
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = get_first_line(error)
             raise PreflightError(
                 f"{name}: {kind} can't be exported to ONNX ({reason}), which a bundle needs. Name a model of "
                 "another architecture."

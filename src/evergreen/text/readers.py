@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as pat
 
 from evergreen import sources
-from evergreen.errors import EvergreenError
+from evergreen.errors import EvergreenError, get_first_line
 from evergreen.logs import get_logger
 from evergreen.params import Columns
 from evergreen.parquet import iter_batches
@@ -24,6 +24,8 @@ from evergreen.text.csv_records import CsvRecords, LabelEvidence, Unreadable, de
 from evergreen.text.lines import UNDECODABLE, Lines, RowTooLongError
 
 log = get_logger(__name__)
+_BATCH_CHARACTERS = 1 << 25
+"""A batch of long rows ends before it has all its rows."""
 
 
 class CorpusError(EvergreenError):
@@ -143,30 +145,44 @@ def _is_hidden(inner: Path) -> bool:
 def _build_batches(
     rows: Iterator[tuple[int, Sequence[str | None] | Unreadable]], file: str, form: CorpusFormat
 ) -> Iterator[Batch]:
-    while chunk := list(islice(rows, form.batch_rows)):
+    for chunk in _chunk(rows, form.batch_rows):
         values = {number: row for number, row in chunk if not isinstance(row, Unreadable)}
         unreadable = {number: row for number, row in chunk if isinstance(row, Unreadable)}
         frame = pd.DataFrame(list(values.values()), list(values), list(form.names), dtype=object)
         yield Batch(file, frame, unreadable)
 
 
+def _chunk(
+    rows: Iterator[tuple[int, Sequence[str | None] | Unreadable]], batch_rows: int
+) -> Iterator[list[tuple[int, Sequence[str | None] | Unreadable]]]:
+    chunk: list[tuple[int, Sequence[str | None] | Unreadable]] = []
+    size = 0
+    for number, row in rows:
+        chunk.append((number, row))
+        size += len(row.text) if isinstance(row, Unreadable) else sum(len(value or "") for value in row)
+        if len(chunk) == batch_rows or size >= _BATCH_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
 def _read_csv(stream: BinaryIO, file: str, form: CorpusFormat) -> Iterator[Batch]:
-    lines = Lines(stream, form.encoding)
-    given = form.separator or ("\t" if _get_suffix(file) == ".tsv" else None)
-    separator = given or detect_separator(lines, form.names.values())
-    records = CsvRecords(lines, separator)
-    rows = iter(records)
-    _, first = next(rows, (1, Unreadable("no line")))
-    header = [] if isinstance(first, Unreadable) else [name.strip() for name in first]
-    if not any(header):
-        raise CorpusError(f"{file}: empty. A CSV file starts with the names of its columns.")
-    if any("\0" in name for name in header):
-        raise CorpusError(f"{file}: not in data.encoding, {lines.encoding}; it looks like utf-16-le or utf-16-be.")
-    form.require_columns(header, file)
-    evidence = LabelEvidence(separator, header, form.columns.text, form.columns.label, form.labels)
-    records.consists_of_records = evidence.consists_of_records
-    yield from _build_batches(enumerate(_pick_fields(rows, header, form, evidence, lines.encoding)), file, form)
-    lines.detach()
+    with Lines(stream, form.encoding) as lines:
+        given = form.separator or ("\t" if _get_suffix(file) == ".tsv" else None)
+        separator = given or detect_separator(lines, form.names.values())
+        records = CsvRecords(lines, separator)
+        rows = iter(records)
+        _, first = next(rows, (1, Unreadable("no line")))
+        header = [] if isinstance(first, Unreadable) else [name.strip() for name in first]
+        if not any(header):
+            raise CorpusError(f"{file}: empty. A CSV file starts with the names of its columns.")
+        if any("\0" in name for name in header):
+            raise CorpusError(f"{file}: not in data.encoding, {lines.encoding}; it looks like utf-16-le or utf-16-be.")
+        form.require_columns(header, file)
+        evidence = LabelEvidence(separator, header, form.columns.text, form.columns.label, form.labels)
+        records.consists_of_records = evidence.consists_of_records
+        yield from _build_batches(enumerate(_pick_fields(rows, header, form, evidence, lines.encoding)), file, form)
 
 
 def _pick_fields(
@@ -194,12 +210,11 @@ def _pick_fields(
 
 
 def _read_jsonl(stream: BinaryIO, file: str, form: CorpusFormat) -> Iterator[Batch]:
-    lines = Lines(stream, "utf-8")
     seen: set[str] = set()
-    yield from _build_batches(_parse_lines(lines, form.names, seen), file, form)
+    with Lines(stream, "utf-8") as lines:
+        yield from _build_batches(_parse_lines(lines, form.names, seen), file, form)
     if seen:
         form.require_columns(sorted(seen), file)
-    lines.detach()
 
 
 def _parse_lines(
@@ -242,7 +257,7 @@ def _read_parquet(stream: BinaryIO, file: str, form: CorpusFormat) -> Iterator[B
     try:
         parquet = pq.ParquetFile(stream, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise CorpusError(f"{file}: not a Parquet file that can be read ({_first_line(error)}).") from error
+        raise CorpusError(f"{file}: not a Parquet file that can be read ({get_first_line(error)}).") from error
     form.require_columns(parquet.schema_arrow.names, file)
     batches = iter_batches(parquet, form.batch_rows, list(form.names.values()))
     yield from _read_tables((pa.Table.from_batches([batch]) for batch in batches), file, form)
@@ -254,7 +269,7 @@ def _read_dataset(folder: Path, file: str, form: CorpusFormat) -> Iterator[Batch
     try:
         dataset = load_from_disk(str(folder)).with_format("arrow")
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise CorpusError(f"{file}: not a saved dataset that can be read ({_first_line(error)}).") from error
+        raise CorpusError(f"{file}: not a saved dataset that can be read ({get_first_line(error)}).") from error
     form.require_columns(dataset.column_names, file)
     columns = list(form.names.values())
     yield from _read_tables((table.select(columns) for table in dataset.iter(form.batch_rows)), file, form)
@@ -267,7 +282,7 @@ def _read_tables(tables: Iterator[pa.Table], file: str, form: CorpusFormat) -> I
             table = next(tables, None)
         except (pa.ArrowException, OSError) as error:
             raise CorpusError(
-                f"{file}: damaged after row {position:,} ({_first_line(error)}). Write the file again."
+                f"{file}: damaged after row {position:,} ({get_first_line(error)}). Write the file again."
             ) from error
         if table is None:
             return
@@ -303,10 +318,6 @@ def _to_strings(
             unreadable[number] = Unreadable("not valid UTF-8", f"column {name}")
         values.append(text)
     return values
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 _READERS = {

@@ -6,6 +6,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from evergreen.errors import get_first_line
 from evergreen.sources import SourceError
 
 _REMEDY = "Make it again: dvc repro preprocess."
@@ -21,7 +22,7 @@ def read_split(folder: Path, name: str) -> pd.DataFrame:
     try:
         return pd.read_parquet(file)
     except (OSError, pa.ArrowException) as error:
-        raise SourceError(f"{file}: damaged ({_shorten(error)}). {_REMEDY}") from error
+        raise SourceError(f"{file}: damaged ({get_first_line(error)}). {_REMEDY}") from error
 
 
 def check_split(folder: Path, name: str) -> Path:
@@ -38,9 +39,5 @@ def check_split(folder: Path, name: str) -> Path:
     except PermissionError:
         raise
     except (OSError, pa.ArrowException) as error:
-        raise SourceError(f"{file}: damaged ({_shorten(error)}). {_REMEDY}") from error
+        raise SourceError(f"{file}: damaged ({get_first_line(error)}). {_REMEDY}") from error
     return file
-
-
-def _shorten(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -52,7 +52,7 @@ def make_features(
     sequences = read_sequences(parts, params.video, params.clips, context, splits)
     total = count_sequences(parts, params.video, splits)
     stats = write_features(
-        show_progress(sequences, "error maps", total=total, unit="sequence"), _load(denoiser, weights, params), features
+        show_progress(sequences, "error maps", total=total, unit="sequence"), load_trained(weights, params), features
     )
     shutil.rmtree(folder, ignore_errors=True)  # not before: what fails above must cost no second training
     return FeatureMetrics(
@@ -76,9 +76,9 @@ def _compute_fingerprint(params: Params, frames: NDArray[np.uint8]) -> str:
     return fingerprint.hexdigest()[:16]
 
 
-def _load(denoiser: Denoiser, weights: Path, params: Params) -> Reconstructor:
-    """On a GPU torch is faster; without one the ONNX file is, and it is what production runs."""
+def load_trained(weights: Path, params: Params) -> Reconstructor:
+    """Load what was trained: on a GPU torch is faster; without one the ONNX file is, and it is what production runs."""
     settings = (params.diffusion.context, params.clips.cut_threshold, params.reconstruction)
     if torch.cuda.is_available():
-        return make_reconstructor(denoiser, *settings)
+        return make_reconstructor(Denoiser.load(weights), *settings)
     return load_reconstructor(weights, *settings)
