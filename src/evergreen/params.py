@@ -262,6 +262,8 @@ class DiffusionParams(_Section):
     channels: Annotated[list[Annotated[int, Field(ge=8, multiple_of=8)]], Field(min_length=1)]
     layers_per_block: PositiveInt
     num_train_timesteps: PositiveInt
+    max_timestep: PositiveInt | None = None
+    """The noise levels below it are learned; all without it, which sampling frames from noise needs."""
     steps: NonNegativeInt
     """0 leaves the model untrained, or as it was loaded."""
     batch_size: PositiveInt
@@ -432,12 +434,29 @@ class Params(_Section):
             problems.append(f"cnn_lstm.block: {self.cnn_lstm.block}. At most clips.height and width")
         if self.video.sequence_frames < clips.window:
             problems.append(f"video.sequence_frames: {self.video.sequence_frames}. At least clips.window")
-        limit = self.diffusion.num_train_timesteps
-        if self.reconstruction.method == "one_step" and max(self.reconstruction.timesteps) >= limit:
-            problems.append(f"reconstruction.timesteps: {self.reconstruction.timesteps}. Below {limit}")
+        problems += self._check_timesteps()
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _check_timesteps(self) -> list[str]:
+        """Reconstruction uses no noise level that the diffusion model has not learned."""
+        diffusion, reconstruction = self.diffusion, self.reconstruction
+        limit, name = diffusion.num_train_timesteps, "diffusion.num_train_timesteps"
+        problems = []
+        if diffusion.max_timestep is not None:
+            if diffusion.max_timestep > limit:
+                problems.append(f"diffusion.max_timestep: {diffusion.max_timestep}. At most {name}, {limit}")
+            limit, name = diffusion.max_timestep, "diffusion.max_timestep"
+        if reconstruction.method == "one_step" and max(reconstruction.timesteps) >= limit:
+            problems.append(f"reconstruction.timesteps: {reconstruction.timesteps}. Below {name}, {limit}")
+        if reconstruction.method == "ddim" and reconstruction.ddim_depth > limit:
+            problems.append(f"reconstruction.ddim_depth: {reconstruction.ddim_depth}. At most {name}, {limit}")
+        if reconstruction.method == "ddim" and reconstruction.ddim_steps > reconstruction.ddim_depth:
+            problems.append(
+                f"reconstruction.ddim_steps: {reconstruction.ddim_steps}. At most reconstruction.ddim_depth"
+            )
+        return problems
 
     @classmethod
     def load(cls, path: str | Path = "params.yaml") -> Self:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler, UNet2DModel
 from full_disk import limit_file_size
 
 from evergreen.full_disk import explain_full_disk
@@ -105,6 +106,25 @@ def test_few_steps_are_steps(frames: np.ndarray, tmp_path: Path, steps: int) -> 
     assert len(losses) == steps
 
 
+def test_only_noise_levels_below_the_highest_are_learned(
+    frames: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[int] = []
+    velocity = DDPMScheduler.get_velocity
+
+    def remember(self: DDPMScheduler, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> object:
+        learned.extend(timesteps.tolist())
+        return velocity(self, clean, noise, timesteps)
+
+    monkeypatch.setattr(DDPMScheduler, "get_velocity", remember)
+    train_denoiser(frames, params(max_timestep=30), CLIPS, 7, tmp_path / "low")
+    assert len(learned) == 48
+    assert 20 < max(learned) < 30
+    learned.clear()
+    train_denoiser(frames, params(), CLIPS, 7, tmp_path / "all")
+    assert max(learned) > 900
+
+
 def test_no_steps_leave_an_untrained_model_that_runs(frames: np.ndarray, tmp_path: Path) -> None:
     denoiser, losses = train_denoiser(frames, params(steps=0), CLIPS, 7, tmp_path)
     assert losses == []
@@ -129,8 +149,6 @@ def test_a_saved_model_is_loaded_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample"])
 def test_a_model_of_another_kind_gives_the_velocity_too(prediction_type: str, tmp_path: Path) -> None:
-    from diffusers import DDPMScheduler, UNet2DModel
-
     unet = Denoiser.create(params(context=[]), 1).unet
     scheduler = DDPMScheduler(prediction_type=prediction_type)
     unet.save_pretrained(tmp_path)  # as on the hub: without folders

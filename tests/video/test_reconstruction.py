@@ -61,6 +61,20 @@ def test_inversion_returns_standard_normal_noise_to_itself():
     assert fine.mean() < 0.1 * coarse.mean() < 0.05
 
 
+@pytest.mark.parametrize(("steps", "depth"), [(20, 200), (20, 50), (7, 1000)])
+def test_ddim_takes_its_steps_forth_and_back_below_its_depth(frames, steps, depth):
+    taken: list[int] = []
+
+    def predict(inputs: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
+        taken.append(int(timesteps[0]))
+        return np.zeros_like(inputs[:, -2:])
+
+    reconstruct(frames, 2, predict, ALPHAS, params(method="ddim", ddim_steps=steps, ddim_depth=depth))
+    assert len(taken) == 2 * steps
+    assert taken == taken[::-1]
+    assert taken[:steps] == list(range(0, depth // steps * steps, depth // steps))
+
+
 @pytest.mark.parametrize("method", ["one_step", "ddim"])
 def test_a_frame_has_one_error_alone_and_in_a_batch(frames, method):
     def predict(inputs: np.ndarray, timesteps: np.ndarray) -> np.ndarray:

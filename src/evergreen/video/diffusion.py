@@ -95,6 +95,11 @@ class Denoiser(nn.Module):
         return cls(unet.eval(), scheduler)
 
 
+def has_fast_bfloat16() -> bool:
+    """Whether torch computes in bfloat16 faster than in float32: on a GPU, or a processor with units for it."""
+    return torch.cuda.is_available() or bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
 def create_denoiser(params: DiffusionParams, clips: ClipParams) -> Denoiser:
     """Create or load the model that `params` name.
 
@@ -132,9 +137,11 @@ def train_denoiser(
     """
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    mixed = has_fast_bfloat16()
     denoiser = create_denoiser(params, clips)
     channels = denoiser.unet.config.out_channels
-    denoiser.to(device).train()
+    max_timestep = min(params.max_timestep or params.num_train_timesteps, len(denoiser.alphas_cumprod))
+    denoiser.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(denoiser.unet.parameters(), lr=params.learning_rate)
     steps = max(params.steps, 2 * round(1 / _WARM_UP))  # of fewer, no step would be left for the warm-up
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, params.learning_rate, steps, pct_start=_WARM_UP)
@@ -147,10 +154,10 @@ def train_denoiser(
         batch = _crop(frames, params, generator).to(device)
         clean = batch[:, -channels:]
         noise = torch.randn(clean.shape, generator=generator).to(device)
-        timesteps = torch.randint(0, len(denoiser.alphas_cumprod), (len(batch),), generator=generator).to(device)
+        timesteps = torch.randint(0, max_timestep, (len(batch),), generator=generator).to(device)
         noised = denoiser.scheduler.add_noise(clean, noise, timesteps)
         target = _get_target(denoiser.scheduler, clean, noise, timesteps)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
             output = denoiser.unet(torch.cat([batch[:, :-channels], noised], 1), timesteps).sample
         loss = mse_loss(output.float(), target)
         optimizer.zero_grad()

@@ -26,19 +26,27 @@ def export_denoiser(denoiser: Denoiser, clips: ClipParams, folder: Path) -> None
 
 
 def make_reconstructor(
-    denoiser: Denoiser, context: list[int], cut_threshold: float | None, params: ReconstructionParams
+    denoiser: Denoiser,
+    context: list[int],
+    cut_threshold: float | None,
+    params: ReconstructionParams,
+    mixed: bool = False,
 ) -> Reconstructor:
-    """The diffusion model as torch runs it, on a GPU where there is one; `load_reconstructor` runs its ONNX."""
+    """The diffusion model as torch runs it, on a GPU where there is one; `load_reconstructor` runs its ONNX.
+
+    Args:
+        mixed: compute in bfloat16.
+    """
     alphas_cumprod = denoiser.alphas_cumprod.cpu().numpy().astype(np.float32)
-    return Reconstructor(_predict_torch(denoiser), alphas_cumprod, context, cut_threshold, params)
+    return Reconstructor(_predict_torch(denoiser, mixed), alphas_cumprod, context, cut_threshold, params)
 
 
-def _predict_torch(denoiser: Denoiser) -> Predict:
+def _predict_torch(denoiser: Denoiser, mixed: bool) -> Predict:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    denoiser = denoiser.to(device)
+    denoiser = denoiser.to(device, memory_format=torch.channels_last)
 
     def predict(frames: NDArray[np.float32], timesteps: NDArray[np.int64]) -> NDArray[np.float32]:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=mixed):
             velocity = denoiser(torch.from_numpy(frames).to(device), torch.from_numpy(timesteps).to(device))
         result: NDArray[np.float32] = velocity.float().cpu().numpy()
         return result

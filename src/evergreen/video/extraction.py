@@ -17,7 +17,7 @@ from evergreen.params import Params
 from evergreen.progress import show_progress
 from evergreen.sources import resolve
 from evergreen.video.detector import load_reconstructor
-from evergreen.video.diffusion import Denoiser, train_denoiser
+from evergreen.video.diffusion import Denoiser, has_fast_bfloat16, train_denoiser
 from evergreen.video.diffusion_export import export_denoiser, make_reconstructor
 from evergreen.video.features import write_features
 from evergreen.video.metrics import FeatureMetrics
@@ -37,19 +37,13 @@ def make_features(
         history: CSV of the training loss.
         checkpoints: where a training that is cut off is resumed from.
     """
-    context = params.diffusion.context
-    frames = read_normal_frames(parts, params.video, params.clips, context)
-    folder = checkpoints / f"diffusion-{_compute_fingerprint(params, frames)}"
     start = time.monotonic()
-    denoiser, losses = train_denoiser(frames, params.diffusion, params.clips, params.seed, folder)
+    n_frames, losses, folder = train_weights(params, parts, weights, checkpoints)
     trained = time.monotonic()
-    shutil.rmtree(weights, ignore_errors=True)
-    denoiser.save(weights)
-    export_denoiser(denoiser, params.clips, weights)
     history.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses}).to_csv(history, index=False)
     splits: list[Split] = ["train", "validation"]
-    sequences = read_sequences(parts, params.video, params.clips, context, splits)
+    sequences = read_sequences(parts, params.video, params.clips, params.diffusion.context, splits)
     total = count_sequences(parts, params.video, splits)
     stats = write_features(
         show_progress(sequences, "error maps", total=total, unit="sequence"), load_trained(weights, params), features
@@ -58,11 +52,26 @@ def make_features(
     return FeatureMetrics(
         train_runtime=trained - start,
         features_runtime=time.monotonic() - trained,
-        normal_frames=len(frames),
+        normal_frames=n_frames,
         diffusion_steps=len(losses),
         diffusion_loss=float(np.mean(losses[-max(len(losses) // 10, 1) :])) if losses else None,
         **asdict(stats),
     )
+
+
+def train_weights(params: Params, parts: list[Part], weights: Path, checkpoints: Path) -> tuple[int, list[float], Path]:
+    """Train the diffusion model on the normal frames of `parts`, and write it as diffusers reads it and as ONNX.
+
+    Returns:
+        The number of frames, the losses, and the folder of checkpoints, which is left.
+    """
+    frames = read_normal_frames(parts, params.video, params.clips, params.diffusion.context)
+    folder = checkpoints / f"diffusion-{_compute_fingerprint(params, frames)}"
+    denoiser, losses = train_denoiser(frames, params.diffusion, params.clips, params.seed, folder)
+    shutil.rmtree(weights, ignore_errors=True)
+    denoiser.save(weights)
+    export_denoiser(denoiser, params.clips, weights)
+    return len(frames), losses, folder
 
 
 def _compute_fingerprint(params: Params, frames: NDArray[np.uint8]) -> str:
@@ -77,8 +86,8 @@ def _compute_fingerprint(params: Params, frames: NDArray[np.uint8]) -> str:
 
 
 def load_trained(weights: Path, params: Params) -> Reconstructor:
-    """Load what was trained: on a GPU torch is faster; without one the ONNX file is, and it is what production runs."""
+    """Load what was trained: torch where it is faster, else the ONNX file, which is what production runs."""
     settings = (params.diffusion.context, params.clips.cut_threshold, params.reconstruction)
-    if torch.cuda.is_available():
-        return make_reconstructor(Denoiser.load(weights), *settings)
+    if has_fast_bfloat16():
+        return make_reconstructor(Denoiser.load(weights), *settings, mixed=True)
     return load_reconstructor(weights, *settings)
