@@ -20,14 +20,16 @@ def reconstruct_ddim(
         "clip_sample": False,
     }
     inverse, forward = DDIMInverseScheduler(**options), DDIMScheduler(**options)
-    inverse.set_timesteps(params.ddim_steps)
-    forward.set_timesteps(params.ddim_steps)
+    # The schedulers space their timesteps evenly over the whole schedule, from 0; the lowest are taken.
+    num_inference_steps = len(alphas_cumprod) // (params.ddim_depth // params.ddim_steps)
+    inverse.set_timesteps(num_inference_steps)
+    forward.set_timesteps(num_inference_steps)
+    steps = ((inverse, inverse.timesteps[: params.ddim_steps]), (forward, forward.timesteps[-params.ddim_steps :]))
     sample = torch.from_numpy(clean)
-    for scheduler in (inverse, forward):
-        for timestep in scheduler.timesteps:
-            if timestep <= params.ddim_depth:
-                frames = np.concatenate([context, sample.numpy()], axis=1)
-                velocity = predict(frames, np.full(len(clean), int(timestep), np.int64))
-                sample = scheduler.step(torch.from_numpy(velocity), timestep, sample).prev_sample
+    for scheduler, timesteps in steps:
+        for timestep in timesteps:
+            frames = np.concatenate([context, sample.numpy()], axis=1)
+            velocity = predict(frames, np.full(len(clean), int(timestep), np.int64))
+            sample = scheduler.step(torch.from_numpy(velocity), timestep, sample).prev_sample
     errors: Floats = ((sample.numpy() - clean) ** 2).mean(1, keepdims=True)
     return errors
