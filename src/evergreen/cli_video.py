@@ -73,19 +73,10 @@ def train(
     video = params.video.model_copy(update={"source": path, "labels": labels})
     params = params.model_copy(update={"video": video})
 
-    from evergreen.video.build import evaluate_detector, make_detector  # noqa: PLC0415 - imports torch
     from evergreen.video.card import render_card  # noqa: PLC0415
-    from evergreen.video.detector import Detector  # noqa: PLC0415
-    from evergreen.video.extraction import make_features  # noqa: PLC0415
-    from evergreen.video.sequences import plan_parts  # noqa: PLC0415
+    from evergreen.video.own_footage import train_on_footage  # noqa: PLC0415 - imports torch
 
-    reports, maps, weights = out / "reports", out / "features.h5", out / "diffusion"
-    parts = plan_parts(params.video, params.clips)
-    features = make_features(params, parts, maps, weights, reports / "diffusion.csv", out / "checkpoints")
-    made, training = make_detector(
-        params, parts, features.normal_frames, maps, weights, out / "bundle", reports / "cnn_lstm.csv"
-    )
-    metrics, _ = evaluate_detector(Detector(made), training, params, parts, reports)
+    made, features, metrics = train_on_footage(params, out)
     metrics.save(out / "metrics.json")
     (out / "card.md").write_text(render_card(made.manifest, metrics, features, params.video), encoding="utf-8")
     print(f"frame AUC {metrics.frame_auc}, clip AUC {metrics.clip_auc}; card in {out / 'card.md'}")
