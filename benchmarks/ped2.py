@@ -12,6 +12,7 @@ import multiprocessing
 import sys
 import time
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,25 +23,28 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from ped2_alarms import COST_RATIOS, measure_alarms
 from ped2_sources import SOURCES, write_maps
 from record import save_result
 from ruamel.yaml import YAML
 from sklearn.metrics import roc_auc_score
 
 from evergreen.metrics import Estimate, Metrics
-from evergreen.params import EvaluateParams, Params
-from evergreen.video.bundle import CNN_LSTM, Manifest
+from evergreen.params import ClipParams, EvaluateParams, Params
+from evergreen.video.bundle import CNN_LSTM, Calibration, Manifest
 from evergreen.video.clips import Clip
 from evergreen.video.cnn_lstm_export import export_cnn_lstm
 from evergreen.video.detector import Judge, judge_windows, load_judge
 from evergreen.video.evaluation import measure_difference
-from evergreen.video.features import read_features
+from evergreen.video.features import FeatureSequence, read_features
 from evergreen.video.labels import LabeledClip, find_clips
 from evergreen.video.sequences import Part, Split, read_sequences
-from evergreen.video.training import calibrate, load_training_set, train_cnn_lstm
+from evergreen.video.training import calibrate, choose_threshold, load_training_set, train_cnn_lstm
 
 DATA, RESULTS, WORK = Path("../shared/data/ped2"), Path("benchmarks/results"), Path(".cache/ped2")
 RESULT = "result.json"
+ALARMING = ("diffusion/smoothed", "diffusion/cnn_lstm_mean")
+"""Rows whose alarms are counted, for the first seed."""
 PACKAGES = ("torch", "diffusers", "onnxruntime", "numpy", "opencv-python-headless")
 N_FOLDS = 3
 SECTIONS = ("video", "clips", "diffusion", "reconstruction", "cnn_lstm")
@@ -58,27 +62,33 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "clips.height": 120,
         "clips.width": 180,
         "diffusion.channels": [32, 64, 96],
+        "diffusion.max_timestep": 80,
         "diffusion.steps": 1000,
         "diffusion.crop_size": 64,
         "diffusion.learning_rate": 1e-3,
         "diffusion.ema_decay": 0.995,
-        "reconstruction.timesteps": [20, 50, 100],
+        "reconstruction.timesteps": [25, 35, 50],
+        "reconstruction.ddim_depth": 60,
         "cnn_lstm.block": 12,
+        "cnn_lstm.smoothing": 15,
     },
     "full": {
         "clips.height": 240,
         "clips.width": 360,
         "diffusion.channels": [64, 128, 192],
+        "diffusion.max_timestep": 80,
         "diffusion.steps": 2000,
         "diffusion.batch_size": 16,
         "diffusion.crop_size": 128,
         "diffusion.learning_rate": 5e-4,
         "diffusion.ema_decay": 0.999,
         "diffusion.checkpoint_steps": 100_000,
-        "reconstruction.timesteps": [20, 50, 100],
+        "reconstruction.timesteps": [25, 35, 50],
+        "reconstruction.ddim_depth": 60,
         "reconstruction.noise_draws": 2,
         "reconstruction.batch_size": 32,
         "cnn_lstm.block": 24,
+        "cnn_lstm.smoothing": 15,
     },
 }
 Scores = NDArray[np.float64]
@@ -96,6 +106,9 @@ class FoldResult(Metrics):
     y_true: Clips
     scores: dict[str, Clips]
     """By row of the table: SOURCE/JUDGE, calibrated, and its logits, SOURCE/JUDGE/logits."""
+    calibrations: dict[str, Calibration]
+    thresholds: dict[str, dict[str, float]]
+    """Of the calibrated scores, by row and cost ratio, as validation chose them."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +133,13 @@ def make_params(changes: dict[str, Any], seed: int) -> Params:
 
 def make_fold(number: int, params: Params, args: argparse.Namespace) -> Fold:
     """A fold in a folder of its parameters' own, so that what is done is done with these."""
+    return Fold(number, params, find_folder(args.work, params, number), args.sources, args.judge_seeds)
+
+
+def find_folder(work: Path, params: Params, number: int) -> Path:
+    """Where a fold keeps what it makes with these parameters."""
     parameters = zlib.crc32(params.model_dump_json(include=set(SECTIONS)).encode())
-    folder = args.work / f"{parameters:08x}-seed-{params.seed}-fold-{number}"
-    return Fold(number, params, folder, args.sources, args.judge_seeds)
+    return work / f"{parameters:08x}-seed-{params.seed}-fold-{number}"
 
 
 def plan_fold(number: int, params: Params) -> list[Part]:
@@ -150,12 +167,13 @@ def run_fold(fold: Fold) -> FoldResult:
     else:
         scores, y_true = score_difference(parts, fold.params)
         rows = {"frame_difference": scores}
-        result = FoldResult(seed=fold.params.seed, fold=fold.number, seconds={}, y_true=y_true, scores=rows)
+        empty: dict[str, Any] = {"seconds": {}, "calibrations": {}, "thresholds": {}}
+        result = FoldResult(seed=fold.params.seed, fold=fold.number, y_true=y_true, scores=rows, **empty)
     for name in fold.sources:
         params = make_params(_list_changes(fold.params) | SOURCES[name].changes, fold.params.seed)
         result.seconds[name] = write_maps(name, parts, params, fold.folder)
         if f"{name}/cnn_lstm_{fold.judge_seeds - 1}" not in result.scores:
-            result.scores |= score_source(name, params, fold)
+            score_source(name, params, fold, result)
         result.save(path)
     return result
 
@@ -172,7 +190,7 @@ def score_difference(parts: list[Part], params: Params) -> tuple[Clips, Clips]:
     return scores, y_true
 
 
-def score_source(name: str, params: Params, fold: Fold) -> dict[str, Clips]:
+def score_source(name: str, params: Params, fold: Fold, result: FoldResult) -> None:
     """Train the judges of a source's maps, export them, calibrate each on validation, and judge the fold's clips.
 
     Without a step of training, the CNN+LSTM is its starting point: the largest block's error, smoothed over time.
@@ -181,22 +199,37 @@ def score_source(name: str, params: Params, fold: Fold) -> dict[str, Clips]:
     data = load_training_set(folder / "maps.h5", params.cnn_lstm, clips)
     plain = params.cnn_lstm.model_copy(update={"steps": 0})
     plans = {"smoothed": (plain, 0)} | {f"cnn_lstm_{seed}": (params.cnn_lstm, seed) for seed in range(fold.judge_seeds)}
-    judges: dict[str, Judge] = {}
     for judge, (settings, seed) in plans.items():
         trained = train_cnn_lstm(data, settings, seed, bidirectional=True)
         export_cnn_lstm(trained.model, clips, folder / judge)
-        judges[judge] = load_judge(folder / judge / CNN_LSTM)
-    judges["cnn_lstm_mean"] = average([judges[judge] for judge in plans if judge != "smoothed"])
-    rows: dict[str, Clips] = {}
+    judges = load_judges(folder)
     for judge, run in judges.items():
         calibration = calibrate(folder / "maps.h5", run, clips, params.cnn_lstm.cost_ratio, causal=False).frame
-        logits: Clips = {}
-        for sequence in read_features(folder / "test.h5"):
+        known = list(judge_file(folder / "maps.h5", "validation", run, clips))
+        y_true = np.concatenate([sequence.mask for sequence, _ in known])
+        y_proba = np.array([calibration(logit) for _, logits in known for logit in logits])
+        logits = {s.group: values for s, values in judge_file(folder / "test.h5", "test", run, clips)}
+        row = f"{name}/{judge}"
+        result.calibrations[row] = calibration
+        result.thresholds[row] = {str(ratio): choose_threshold(y_true, y_proba, ratio) for ratio in COST_RATIOS}
+        result.scores[row] = {clip: [calibration(logit) for logit in values] for clip, values in logits.items()}
+        result.scores[f"{row}/logits"] = logits
+
+
+def load_judges(folder: Path) -> dict[str, Judge]:
+    """The judges of a source's folder, and the mean of its CNN+LSTMs."""
+    judges = {path.parent.name: load_judge(path) for path in sorted(folder.glob(f"*/{CNN_LSTM}"))}
+    return judges | {"cnn_lstm_mean": average([run for name, run in judges.items() if name != "smoothed"])}
+
+
+def judge_file(
+    path: Path, split: Split, judge: Judge, clips: ClipParams
+) -> Iterator[tuple[FeatureSequence, list[float]]]:
+    """The sequences of a split in a file of maps, each with the logits of its frames."""
+    for sequence in read_features(path):
+        if sequence.split == split:
             items = ((None, errors) for chunk in sequence for errors in chunk)
-            logits[sequence.group] = [logit for _, logit, _ in judge_windows(items, run, clips.window, clips.stride)]
-        rows[f"{name}/{judge}"] = {clip: [calibration(logit) for logit in values] for clip, values in logits.items()}
-        rows[f"{name}/{judge}/logits"] = logits
-    return rows
+            yield sequence, [logit for _, logit, _ in judge_windows(items, judge, clips.window, clips.stride)]
 
 
 def average(judges: list[Judge]) -> Judge:
@@ -264,7 +297,11 @@ def summarize(results: list[FoldResult], params: EvaluateParams) -> dict[str, An
         for folds in seeds.values()
         for result in folds
     ]
-    return {"frame_auc": pooled, "folds": by_fold}
+    complete = [folds for folds in seeds.values() if len(folds) == N_FOLDS]
+    alarms = {
+        row: measure_alarms(complete[0], row) for row in ALARMING if complete and row in complete[0][0].thresholds
+    }
+    return {"frame_auc": pooled, "alarms": alarms, "folds": by_fold}
 
 
 def save(results: list[FoldResult], args: argparse.Namespace, params: Params, seconds: float) -> dict[str, Any]:
@@ -294,10 +331,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="folds at a time")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="change a parameter")
     parser.add_argument("--work", type=Path, help=f"folder of weights and error maps (default {WORK}/SETTING)")
-    parser.add_argument("--out", type=Path, help=f"result (default {RESULTS}/ped2_SETTING.json)")
+    parser.add_argument("--out", type=Path, help=f"result (default {RESULTS}/ped2.json, of full ped2_full.json)")
     args = parser.parse_args()
     args.work = args.work or WORK / args.setting
-    args.out = args.out or RESULTS / f"ped2_{args.setting}.json"
+    args.out = args.out or RESULTS / ("ped2.json" if args.setting == "two_cores" else f"ped2_{args.setting}.json")
     if not DATA.is_dir():
         sys.exit(f"skipped: {DATA} is missing. It holds the clips of UCSD Ped2 and their labels.")
     changes = COMMON | SETTINGS[args.setting]

@@ -22,12 +22,13 @@ from torch.nn.functional import mse_loss
 from evergreen.params import Params
 from evergreen.progress import show_progress
 from evergreen.video.context import Image, stack_context, to_model
-from evergreen.video.diffusion import train_denoiser
-from evergreen.video.diffusion_export import export_denoiser
-from evergreen.video.extraction import load_trained
-from evergreen.video.features import write_features
+from evergreen.video.extraction import load_trained, train_weights
+from evergreen.video.features import CHUNK, write_features
+from evergreen.video.reconstruction import reconstruct
 from evergreen.video.sequences import Part, Split, read_normal_frames, read_sequences
 
+HELD = 12
+"""Frames that share an error of DDIM."""
 Maps = Callable[[Iterable[Image]], Iterator[NDArray[np.float32]]]
 
 
@@ -39,13 +40,17 @@ class Source:
         make: trains what they take, unless it is in the folder that it gets.
         changes: of the fold's parameters.
         model: the source whose folder holds the model; empty: this one.
-        channel: the one channel of the model's maps that this source is; nothing is computed then.
+        derived: whether the model's maps are taken; nothing is computed then.
+        channel: the one channel of them that this source is.
+        every: which of them: the first of so many frames stands for all of them.
     """
 
     make: Callable[[list[Part], Params, Path], Maps]
     changes: dict[str, Any] = field(default_factory=dict)
     model: str = ""
+    derived: bool = False
     channel: int | None = None
+    every: int = 1
 
 
 def write_maps(name: str, parts: list[Part], params: Params, folder: Path) -> dict[str, float]:
@@ -62,9 +67,9 @@ def write_maps(name: str, parts: list[Part], params: Params, folder: Path) -> di
     if not done.exists():
         target.mkdir(parents=True, exist_ok=True)
         model = folder / (source.model or name)
-        if source.channel is not None:
+        if source.derived:
             for file in ("maps.h5", "test.h5"):
-                _select_channel(model / file, target / file, source.channel)
+                _derive(model / file, target / file, source)
             done.write_text("{}")
             return {}
         start = time.monotonic()
@@ -81,28 +86,48 @@ def write_maps(name: str, parts: list[Part], params: Params, folder: Path) -> di
     return {str(key): float(value) for key, value in seconds.items()}
 
 
-def _select_channel(source: Path, target: Path, channel: int) -> None:
+def _derive(path: Path, target: Path, source: Source) -> None:
     partial = target.with_suffix(".partial")
-    with h5py.File(source) as read, h5py.File(partial, "w", libver="latest") as written:
+    with h5py.File(path) as read, h5py.File(partial, "w", libver="latest") as written:
         for key, group in read.items():
             copy = written.create_group(key)
             copy.attrs.update(group.attrs)
             copy.create_dataset("mask", data=group["mask"][:])
-            copy.create_dataset("errors", data=group["errors"][:, channel : channel + 1], compression="lzf")
+            errors = group["errors"][:]
+            if source.channel is not None:
+                errors = errors[:, source.channel : source.channel + 1]
+            held = errors[np.arange(len(errors)) // source.every * source.every]
+            copy.create_dataset("errors", data=held, compression="lzf", chunks=(CHUNK, *errors.shape[1:]))
     partial.replace(target)
 
 
 def _make_diffusion(parts: list[Part], params: Params, folder: Path) -> Maps:
-    weights = folder / "weights"
+    return load_trained(_train(parts, params, folder), params)
+
+
+def _train(parts: list[Part], params: Params, folder: Path) -> Path:
+    weights, partial = folder / "weights", folder / "weights.partial"
     if not weights.exists():
-        frames = read_normal_frames(parts, params.video, params.clips, params.diffusion.context)
-        denoiser, _ = train_denoiser(frames, params.diffusion, params.clips, params.seed, folder / "checkpoints")
-        partial = folder / "weights.partial"
-        denoiser.save(partial)
-        export_denoiser(denoiser, params.clips, partial)
+        *_, checkpoints = train_weights(params, parts, partial, folder / "checkpoints")
         partial.rename(weights)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return load_trained(weights, params)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return weights
+
+
+def _make_ddim(parts: list[Part], params: Params, folder: Path) -> Maps:
+    """DDIM's errors of every twelfth frame, since a frame takes forty passes; the others get the last one's."""
+    reconstructor = load_trained(_train(parts, params, folder), params)
+
+    def reconstruct_some(images: Iterable[Image]) -> Iterator[NDArray[np.float32]]:
+        for number, stacked in enumerate(stack_context(images, reconstructor.context, reconstructor.cut_threshold)):
+            if number % HELD == 0:
+                frames = to_model(stacked[None])
+                error = reconstruct(
+                    frames, 1, reconstructor.predict, reconstructor.alphas_cumprod, params.reconstruction
+                )
+            yield error[0]
+
+    return reconstruct_some
 
 
 class _Autoencoder(nn.Module):  # type: ignore[misc]
@@ -177,14 +202,19 @@ def _make_raw(_parts: list[Part], _params: Params, _folder: Path) -> Maps:
     return lambda images: (np.moveaxis(image.astype(np.float32) / np.float32(255), -1, 0) for image in images)
 
 
+def _derive_from_diffusion(channel: int | None = None, every: int = 1) -> Source:
+    return Source(_make_diffusion, model="diffusion", derived=True, channel=channel, every=every)
+
+
 SOURCES = {
     "diffusion": Source(_make_diffusion),
-    "timestep_first": Source(_make_diffusion, model="diffusion", channel=0),
-    "timestep_second": Source(_make_diffusion, model="diffusion", channel=1),
-    "timestep_third": Source(_make_diffusion, model="diffusion", channel=2),
+    "timestep_first": _derive_from_diffusion(channel=0),
+    "timestep_second": _derive_from_diffusion(channel=1),
+    "timestep_third": _derive_from_diffusion(channel=2),
     "no_context": Source(_make_diffusion, {"diffusion.context": []}),
-    "ddim": Source(_make_diffusion, {"reconstruction.method": "ddim"}, model="diffusion"),
     "autoencoder": Source(_make_autoencoder),
     "difference": Source(_make_difference),
     "raw_frames": Source(_make_raw),
+    "ddim": Source(_make_ddim, {"reconstruction.method": "ddim"}, model="diffusion"),
+    "one_step_held": _derive_from_diffusion(every=HELD),
 }
