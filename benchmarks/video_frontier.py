@@ -1,0 +1,109 @@
+"""Speed of detection against frame AUC: noise levels, size of frames, width of the U-Net; then threads and batches.
+
+The AUC is that of one fold of `ped2.py`, whose models are used where they are there. Speed is that of ONNX Runtime,
+from the file to the scores, the settings in turns:
+python benchmarks/video_frontier.py [--fold 0] [--repeats 3]
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ped2 import COMMON, DATA, PACKAGES, RESULTS, SETTINGS, WORK, Fold, find_folder, make_params, measure_auc, run_fold
+from record import save_result
+
+from evergreen.params import Params
+from evergreen.video.bundle import CNN_LSTM
+from evergreen.video.clips import Clip
+from evergreen.video.detector import judge_windows, load_judge, load_reconstructor
+
+N_FRAMES = 64
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is changed of the two-core setting; and the source in `ped2_sources.py` that its errors are."""
+
+    name: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    source: str = "diffusion"
+
+
+TRAINED = [
+    Setting("three levels"),
+    Setting("one level", {"reconstruction.timesteps": [35]}, "timestep_second"),
+    Setting("narrow U-Net", {"diffusion.channels": [16, 48, 96]}),
+    Setting("smaller frames", {"clips.height": 80, "clips.width": 120, "cnn_lstm.block": 8}),
+]
+"""The first is the default."""
+RUNTIMES = [(threads, batch) for threads in (1, 2) for batch in (1, 4, 8, 16)]
+
+
+def find_models(setting: Setting, number: int) -> tuple[Params, Path]:
+    """The parameters to train with, and the fold's folder: a source that another one holds has none of its own."""
+    changes = {} if setting.source != "diffusion" else setting.changes
+    params = make_params(COMMON | SETTINGS["two_cores"] | changes, seed=0)
+    return params, find_folder(WORK / "two_cores", params, number)
+
+
+def measure_accuracy(setting: Setting, number: int) -> dict[str, float]:
+    """Frame AUC of the fold, by judge; trains what is not there."""
+    params, folder = find_models(setting, number)
+    result = run_fold(Fold(number, params, folder, ["diffusion", setting.source], judge_seeds=3))
+    return {judge: measure_auc([result], f"{setting.source}/{judge}") for judge in ("smoothed", "cnn_lstm_mean")}
+
+
+def measure_speed(setting: Setting, number: int, threads: int, batch: int) -> float:
+    """Frames per second from the file to the scores, models loaded."""
+    _, folder = find_models(setting, number)
+    params = make_params(COMMON | SETTINGS["two_cores"] | setting.changes, seed=0)
+    reconstructor = load_reconstructor(
+        folder / "diffusion/weights", params.diffusion.context, None, params.reconstruction, threads
+    )
+    judge = load_judge(folder / setting.source / "cnn_lstm_0" / CNN_LSTM, threads)
+
+    def read() -> Iterator[NDArray[np.uint8]]:
+        yield from (frame.image for frame in islice(Clip(DATA / "test_01.mp4", params.clips).frames(), N_FRAMES))
+
+    start = time.perf_counter()
+    errors = ((None, error) for error in reconstructor(read(), batch))
+    judged = list(judge_windows(errors, judge, params.clips.window, params.clips.stride))
+    return len(judged) / (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Train, measure, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULTS / "video_frontier.json")
+    args = parser.parse_args()
+    accuracy = {setting.name: measure_accuracy(setting, args.fold) for setting in TRAINED}
+    points = [(setting, 2, 8) for setting in TRAINED[1:]] + [(TRAINED[0], *runtime) for runtime in RUNTIMES]
+    speeds: list[list[float]] = [[] for _ in points]
+    for _ in range(args.repeats):
+        for (setting, threads, batch), values in zip(points, speeds, strict=True):
+            values.append(measure_speed(setting, args.fold, threads, batch))
+    rows = [
+        {
+            "setting": setting.name,
+            "threads": threads,
+            "batch": batch,
+            "frames_per_second": float(np.median(values)),
+            "frame_auc": accuracy[setting.name],
+        }
+        for (setting, threads, batch), values in zip(points, speeds, strict=True)
+    ]
+    save_result(args.out, PACKAGES, fold=args.fold, repeats=args.repeats, n_frames=N_FRAMES, points=rows)
+    for row in rows:
+        print(row)
+
+
+if __name__ == "__main__":
+    main()
