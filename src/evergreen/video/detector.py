@@ -90,12 +90,12 @@ class Detector:
 
     def watch(self, frames: Iterable[Frame]) -> Iterator[ScoredFrame]:
         """Score the frames of a stream as they come, each from itself and what was before."""
-        paired = self._pair(frames, batch_size=1)
+        paired = self._pair(frames, stream=True)
         yield from self._calibrate(
             judge_stream(paired, self._judge_causal, self.manifest.clips.window), self.manifest.causal
         )
 
-    def _pair(self, frames: Iterable[Frame], batch_size: int | None = None) -> Iterator[tuple[Frame, Floats]]:
+    def _pair(self, frames: Iterable[Frame], stream: bool = False) -> Iterator[tuple[Frame, Floats]]:
         read: deque[Frame] = deque()
 
         def remember() -> Iterator[NDArray[np.uint8]]:
@@ -103,7 +103,7 @@ class Detector:
                 read.append(frame)
                 yield frame.image
 
-        for errors in self._reconstruct(remember(), batch_size):
+        for errors in self._reconstruct(remember(), stream):
             yield read.popleft(), errors
 
     def _calibrate(

@@ -34,10 +34,10 @@ class Reconstructor:
     cut_threshold: float | None
     params: ReconstructionParams
 
-    def __call__(self, images: Iterable[Image], batch_size: int | None = None) -> Iterator[Floats]:
-        """Error map of each picture, [timesteps, height, width]; read in batches."""
-        stacked = stack_context(images, self.context, self.cut_threshold)
-        while batch := list(islice(stacked, batch_size or self.params.batch_size)):
+    def __call__(self, images: Iterable[Image], stream: bool = False) -> Iterator[Floats]:
+        """Error map of each picture, [timesteps, height, width]; read in batches, in a stream one by one."""
+        stacked = stack_context(images, self.context, self.cut_threshold, stream)
+        while batch := list(islice(stacked, 1 if stream else self.params.batch_size)):
             frames = to_model(np.stack(batch))
             channels = frames.shape[1] // (1 + len(self.context))
             yield from reconstruct(frames, channels, self.predict, self.alphas_cumprod, self.params)
