@@ -268,6 +268,10 @@ class DiffusionParams(_Section):
     """0 leaves the model untrained, or as it was loaded."""
     batch_size: PositiveInt
     crop_size: Annotated[int, Field(ge=8)]
+    moving_crops: Fraction = 0.0
+    """Of the crops; they are drawn where something moves, which a fixed camera shows in few places."""
+    mirror: bool = False
+    """Whether half of the crops are mirrored, left to right."""
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
     checkpoint_steps: PositiveInt

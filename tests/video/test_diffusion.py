@@ -125,6 +125,48 @@ def test_only_noise_levels_below_the_highest_are_learned(
     assert max(learned) > 900
 
 
+@pytest.fixture
+def crops(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """The crops that trainings draw, newest frame last."""
+    drawn: list[np.ndarray] = []
+
+    def remember(images: np.ndarray) -> np.ndarray:
+        drawn.extend(images)
+        return to_model(images)
+
+    monkeypatch.setattr("evergreen.video.diffusion.to_model", remember)
+    return drawn
+
+
+def test_crops_are_drawn_where_something_moves(crops: list[np.ndarray], tmp_path: Path) -> None:
+    frames = np.full((5, 40, 60, 3), 100, np.uint8)
+    frames[3, 28:32, 4:8, -1] = 200
+    train_denoiser(frames, params(moving_crops=1.0, steps=10), CLIPS, 7, tmp_path / "moving")
+    assert len(crops) == 40
+    assert all(crop[..., -1].max() == 200 for crop in crops)
+    assert all((crop[..., :-1] == 100).all() for crop in crops)
+    crops.clear()
+    train_denoiser(frames, params(steps=10), CLIPS, 7, tmp_path / "anywhere")
+    assert sum(crop.max() == 200 for crop in crops) < 10
+
+
+@pytest.mark.parametrize(("context", "channels"), [([], 1), ([-4, -2], 3)])
+def test_what_does_not_move_is_drawn_evenly(
+    context: list[int], channels: int, crops: list[np.ndarray], tmp_path: Path
+) -> None:
+    still = np.full((5, 40, 60, channels), 100, np.uint8)
+    train_denoiser(still, params(moving_crops=1.0, context=context, steps=2), CLIPS, 7, tmp_path)
+    assert {crop.shape for crop in crops} == {(16, 16, channels)}
+
+
+def test_half_of_the_crops_are_mirrored_with_their_context(crops: list[np.ndarray], tmp_path: Path) -> None:
+    ramp = np.broadcast_to(np.arange(60, dtype=np.uint8)[:, None], (5, 40, 60, 3))
+    train_denoiser(ramp, params(mirror=True, steps=20), CLIPS, 7, tmp_path)
+    rising = [set(np.diff(crop.astype(int), axis=1).ravel()) for crop in crops]
+    assert all(step in ({1}, {-1}) for step in rising)
+    assert 20 < sum(step == {-1} for step in rising) < 60
+
+
 def test_no_steps_leave_an_untrained_model_that_runs(frames: np.ndarray, tmp_path: Path) -> None:
     denoiser, losses = train_denoiser(frames, params(steps=0), CLIPS, 7, tmp_path)
     assert losses == []

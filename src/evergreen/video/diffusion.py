@@ -4,6 +4,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, Self
 
+import cv2
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
@@ -23,6 +24,8 @@ from evergreen.video.context import to_model
 log = get_logger(__name__)
 _WARM_UP = 0.1
 """Fraction of the steps in which the learning rate rises."""
+_CELL = 4
+"""Pixels; of such cells is known how much they move."""
 
 
 class Denoiser(nn.Module):
@@ -141,6 +144,7 @@ def train_denoiser(
     denoiser = create_denoiser(params, clips)
     channels = denoiser.unet.config.out_channels
     max_timestep = min(params.max_timestep or params.num_train_timesteps, len(denoiser.alphas_cumprod))
+    motion = _measure_motion(frames, channels)
     denoiser.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(denoiser.unet.parameters(), lr=params.learning_rate)
     steps = max(params.steps, 2 * round(1 / _WARM_UP))  # of fewer, no step would be left for the warm-up
@@ -151,7 +155,7 @@ def train_denoiser(
     progress = show_progress(range(start, params.steps), "diffusion", initial=start, total=params.steps)
     for step in progress:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        batch = _crop(frames, params, generator).to(device)
+        batch = _crop(frames, motion, params, generator).to(device)
         clean = batch[:, -channels:]
         noise = torch.randn(clean.shape, generator=generator).to(device)
         timesteps = torch.randint(0, max_timestep, (len(batch),), generator=generator).to(device)
@@ -183,19 +187,48 @@ def _get_target(scheduler: DDPMScheduler, clean: Tensor, noise: Tensor, timestep
     return noise if kind == "epsilon" else clean
 
 
-def _crop(frames: NDArray[np.uint8], params: DiffusionParams, generator: torch.Generator) -> Tensor:
+def _measure_motion(frames: NDArray[np.uint8], channels: int) -> NDArray[np.float64]:
+    """Running sum of the squared change since each frame's first predecessor, [frames, rows, columns] of cells."""
+    if frames.shape[-1] == channels:  # no predecessors
+        return np.zeros((1, 1, 1))
+    size = frames.shape[2] // _CELL, frames.shape[1] // _CELL
+    changes = (np.square(f[..., -1].astype(np.float32) - f[..., channels - 1]) for f in frames)
+    cells = np.stack([cv2.resize(change, size, interpolation=cv2.INTER_AREA) for change in changes])
+    return np.cumsum(cells, dtype=np.float64).reshape(cells.shape)
+
+
+def _crop(
+    frames: NDArray[np.uint8], motion: NDArray[np.float64], params: DiffusionParams, generator: torch.Generator
+) -> Tensor:
+    """Draw crops anywhere, and a part of them where `motion` grows; half of them may be mirrored."""
+    count = params.batch_size
     height, width = (min(params.crop_size, size) for size in frames.shape[1:3])
+    last = frames.shape[1] - height, frames.shape[2] - width
 
     def draw(high: int) -> NDArray[np.int64]:
-        drawn: NDArray[np.int64] = torch.randint(0, high, (params.batch_size,), generator=generator).numpy()
+        drawn: NDArray[np.int64] = torch.randint(0, high, (count,), generator=generator).numpy()
         return drawn
 
-    numbers = draw(len(frames))
-    tops, lefts = draw(frames.shape[1] - height + 1), draw(frames.shape[2] - width + 1)
-    crops = [
-        frames[n, top : top + height, left : left + width] for n, top, left in zip(numbers, tops, lefts, strict=True)
-    ]
-    return torch.from_numpy(to_model(np.stack(crops)))
+    def draw_fractions() -> NDArray[np.float64]:
+        fractions: NDArray[np.float64] = torch.rand(count, generator=generator, dtype=torch.float64).numpy()
+        return fractions
+
+    numbers, tops, lefts = draw(len(frames)), draw(last[0] + 1), draw(last[1] + 1)
+    total = motion[-1, -1, -1]
+    if params.moving_crops and total > 0:
+        moving = draw_fractions() < params.moving_crops
+        cells = np.searchsorted(motion.ravel(), draw_fractions() * total, side="right")
+        moving_numbers, rows, columns = np.unravel_index(cells, motion.shape)
+        numbers = np.where(moving, moving_numbers, numbers)
+        tops = np.where(moving, np.clip(rows * _CELL - draw(height), 0, last[0]), tops)
+        lefts = np.where(moving, np.clip(columns * _CELL - draw(width), 0, last[1]), lefts)
+    crops = np.stack(
+        [frames[n, top : top + height, left : left + width] for n, top, left in zip(numbers, tops, lefts, strict=True)]
+    )
+    if params.mirror:
+        mirrored = draw_fractions() < 0.5
+        crops[mirrored] = crops[mirrored, :, ::-1]
+    return torch.from_numpy(to_model(crops))
 
 
 def _save(folder: Path, state: dict[str, Any], step: int, losses: list[float]) -> None:
