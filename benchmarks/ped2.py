@@ -55,7 +55,10 @@ COMMON = {
     "video.validation_size": 0.01,
     "video.test_size": 0.01,
     "video.synthetic_sequences": 1,
+    "video.sequence_frames": 200,
     "clips.cut_threshold": None,
+    "clips.window": 48,
+    "clips.stride": 24,
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "two_cores": {
@@ -65,12 +68,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "diffusion.max_timestep": 80,
         "diffusion.steps": 1000,
         "diffusion.crop_size": 64,
+        "diffusion.moving_crops": 0.7,
+        "diffusion.mirror": True,
         "diffusion.learning_rate": 1e-3,
         "diffusion.ema_decay": 0.995,
-        "reconstruction.timesteps": [25, 35, 50],
+        "reconstruction.timesteps": [30, 40, 50],
         "reconstruction.ddim_depth": 60,
         "cnn_lstm.block": 12,
-        "cnn_lstm.smoothing": 15,
+        "cnn_lstm.smoothing": 21,
     },
     "full": {
         "clips.height": 240,
@@ -80,15 +85,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "diffusion.steps": 2000,
         "diffusion.batch_size": 16,
         "diffusion.crop_size": 128,
+        "diffusion.moving_crops": 0.7,
+        "diffusion.mirror": True,
         "diffusion.learning_rate": 5e-4,
         "diffusion.ema_decay": 0.999,
         "diffusion.checkpoint_steps": 100_000,
-        "reconstruction.timesteps": [25, 35, 50],
+        "reconstruction.timesteps": [30, 40, 50],
         "reconstruction.ddim_depth": 60,
         "reconstruction.noise_draws": 2,
         "reconstruction.batch_size": 32,
         "cnn_lstm.block": 24,
-        "cnn_lstm.smoothing": 15,
+        "cnn_lstm.smoothing": 21,
     },
 }
 Scores = NDArray[np.float64]

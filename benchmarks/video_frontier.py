@@ -37,7 +37,7 @@ class Setting:
 
 TRAINED = [
     Setting("three levels"),
-    Setting("one level", {"reconstruction.timesteps": [35]}, "timestep_second"),
+    Setting("one level", {"reconstruction.timesteps": [40]}, "timestep_second"),
     Setting("narrow U-Net", {"diffusion.channels": [16, 48, 96]}),
     Setting("smaller frames", {"clips.height": 80, "clips.width": 120, "cnn_lstm.block": 8}),
 ]
@@ -63,8 +63,9 @@ def measure_speed(setting: Setting, number: int, threads: int, batch: int) -> fl
     """Frames per second from the file to the scores, models loaded."""
     _, folder = find_models(setting, number)
     params = make_params(COMMON | SETTINGS["two_cores"] | setting.changes, seed=0)
+    reconstruction = params.reconstruction.model_copy(update={"batch_size": batch})
     reconstructor = load_reconstructor(
-        folder / "diffusion/weights", params.diffusion.context, None, params.reconstruction, threads
+        folder / "diffusion/weights", params.diffusion.context, None, reconstruction, threads
     )
     judge = load_judge(folder / setting.source / "cnn_lstm_0" / CNN_LSTM, threads)
 
@@ -72,7 +73,7 @@ def measure_speed(setting: Setting, number: int, threads: int, batch: int) -> fl
         yield from (frame.image for frame in islice(Clip(DATA / "test_01.mp4", params.clips).frames(), N_FRAMES))
 
     start = time.perf_counter()
-    errors = ((None, error) for error in reconstructor(read(), batch))
+    errors = ((None, error) for error in reconstructor(read()))
     judged = list(judge_windows(errors, judge, params.clips.window, params.clips.stride))
     return len(judged) / (time.perf_counter() - start)
 
