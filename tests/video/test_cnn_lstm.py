@@ -7,19 +7,24 @@ from footage import reduce_params
 
 from evergreen.params import ClipParams
 from evergreen.video.bundle import CNN_LSTM, CNN_LSTM_CAUSAL
-from evergreen.video.cnn_lstm import CnnLstm, pool_blocks
+from evergreen.video.cnn_lstm import BlockStatistics, CnnLstm, pool_blocks
 from evergreen.video.cnn_lstm_export import export_cnn_lstm
 from evergreen.video.detector import load_judge
 
 PARAMS = reduce_params().cnn_lstm
+STATISTICS = BlockStatistics(
+    *(np.array(values, np.float32) for values in ([-5.0, -4.0], [1.0, 0.5], [-3.0, -3.5], [0.4, 0.2]))
+)
 CLIPS = ClipParams(height=24, width=40, color=False, window=8, stride=4)
 
 
 def make_model(bidirectional: bool, trained: bool = True) -> CnnLstm:
     torch.manual_seed(0)
-    model = CnnLstm(np.array([-5.0, -4.0], np.float32), np.array([1.0, 0.5], np.float32), PARAMS, bidirectional)
+    model = CnnLstm(STATISTICS, PARAMS, bidirectional)
+    model.calibrate(2.0, -3.0)
     if trained:
         torch.nn.init.normal_(model.head.weight)
+        torch.nn.init.constant_(model.refinement, 0.1)
     return model.eval()
 
 
@@ -38,11 +43,10 @@ def judge(model: CnnLstm, errors: torch.Tensor) -> tuple[np.ndarray, np.ndarray]
 def test_it_starts_as_the_smoothed_largest_error(bidirectional):
     model, errors = make_model(bidirectional, trained=False), make_errors(1)
     blocks = pool_blocks(errors[0], PARAMS.block).numpy()
-    largest = ((blocks - [[[-5.0]], [[-4.0]]]) / [[[1.0]], [[0.5]]]).max((2, 3)).mean(1)
+    largest = ((blocks.max((2, 3)) - [-3.0, -3.5]) / [0.4, 0.2]).mean(1)
     padded = np.pad(largest, (1, 1) if bidirectional else (2, 0), mode="edge")
     smoothed = np.convolve(padded, np.full(3, 1 / 3), "valid")
-    gain = np.log1p(np.exp(0.5))
-    assert judge(model, errors)[0][0] == pytest.approx(gain * (smoothed - 3), abs=1e-4)
+    assert judge(model, errors)[0][0] == pytest.approx(2 * smoothed - 3, abs=1e-4)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])

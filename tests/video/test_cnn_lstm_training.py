@@ -1,5 +1,7 @@
 """Training and calibration of the CNN+LSTM: it learns, it can't end below its start, the threshold follows the cost."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from footage import reduce_params
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evergreen.video.cnn_lstm import BlockStatistics
 from evergreen.video.training import TrainingSet, Windows, _fit, choose_threshold, train_cnn_lstm
 
 PARAMS = reduce_params().cnn_lstm
@@ -23,7 +26,7 @@ def make_windows(count: int, seed: int) -> Windows:
 
 def make_set() -> TrainingSet:
     zero, one = np.zeros(2, np.float32), np.ones(2, np.float32)
-    return TrainingSet([make_windows(40, 0)], [make_windows(20, 1)], zero, one, 40)
+    return TrainingSet([make_windows(40, 0)], [make_windows(20, 1)], BlockStatistics(zero, one, zero + 2, one / 2), 40)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
@@ -39,7 +42,7 @@ def test_it_learns_what_the_largest_error_does_not_show(bidirectional):
 def test_what_validation_does_not_confirm_is_not_kept():
     data = make_set()
     opposite = Windows(data.train[0].blocks, 1 - data.train[0].y_true)
-    result = train_cnn_lstm(TrainingSet([opposite], data.validation, data.mean, data.std, 40), PARAMS, 7, True)
+    result = train_cnn_lstm(replace(data, train=[opposite]), PARAMS, 7, True)
     assert not result.model.head.weight.any()  # as at the start
 
 

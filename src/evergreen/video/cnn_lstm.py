@@ -1,5 +1,8 @@
 """The judge of error maps: a CNN over each frame, an LSTM over time, one logit per frame and one per window."""
 
+from dataclasses import dataclass
+from itertools import pairwise
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -7,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, avg_pool2d, conv2d, pad, relu, softplus
 
 from evergreen.params import CnnLstmParams
+
+Floats = NDArray[np.float32]
 
 
 class NonNegativeConv(nn.Module):
@@ -23,40 +28,53 @@ class NonNegativeConv(nn.Module):
         return conv2d(maps, softplus(self.weight), self.bias, padding=1)
 
 
+@dataclass(frozen=True)
+class BlockStatistics:
+    """Of the logarithms of normal errors, each [timesteps]: of all blocks, and of each frame's largest."""
+
+    mean: Floats
+    std: Floats
+    largest_mean: Floats
+    largest_std: Floats
+
+
 class CnnLstm(nn.Module):
     """Answers 1 or 0 from reconstruction errors.
 
-    Its starting point is a plain score, the largest block's error smoothed over time; CNN and LSTM begin as a
-    correction of zero, so that training can only add what validation confirms.
+    Its starting point is a plain score, the largest block's error smoothed over time; CNN and LSTM begin as corrections
+    of zero, so that training can only add what validation confirms.
 
     Args:
-        mean, std: of the logarithm of normal blocks' errors, [timesteps].
         bidirectional: whether a frame is judged by what follows as well; not in a stream.
     """
 
     mean: Tensor
     std: Tensor
+    largest_mean: Tensor
+    largest_std: Tensor
 
-    def __init__(
-        self, mean: NDArray[np.float32], std: NDArray[np.float32], params: CnnLstmParams, bidirectional: bool
-    ) -> None:
+    def __init__(self, statistics: BlockStatistics, params: CnnLstmParams, bidirectional: bool) -> None:
         super().__init__()
-        num_timesteps = len(mean)
+        num_timesteps = len(statistics.mean)
         self.block, self.smoothing, self.bidirectional = params.block, params.smoothing, bidirectional
-        self.register_buffer("mean", torch.from_numpy(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.from_numpy(std).view(-1, 1, 1))
-        self.convolutions = nn.ModuleList(
-            NonNegativeConv(inputs, params.channels)
-            for inputs in (num_timesteps, *[params.channels] * (params.layers - 1))
-        )
-        size = params.channels + 2 * num_timesteps
-        self.lstm = nn.LSTM(size, params.hidden_size, batch_first=True, bidirectional=bidirectional)
+        for name, values in vars(statistics).items():
+            shape = (-1,) if name.startswith("largest") else (-1, 1, 1)
+            self.register_buffer(name, torch.from_numpy(values).view(shape))
+        widths = [num_timesteps, *[params.channels] * (params.layers - 1), num_timesteps]
+        self.convolutions = nn.ModuleList(NonNegativeConv(*pair) for pair in pairwise(widths))
+        self.refinement = nn.Parameter(torch.zeros(()))
+        self.lstm = nn.LSTM(num_timesteps, params.hidden_size, batch_first=True, bidirectional=bidirectional)
         self.head = nn.Linear(params.hidden_size * (1 + bidirectional), 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.gain = nn.Parameter(torch.tensor(0.5))  # softplus(0.5) is about 1
-        self.offset = nn.Parameter(torch.tensor(3.0))  # standard deviations above normal blocks
-        self.sharpness = nn.Parameter(torch.tensor(0.5))
+        self.scale = nn.Parameter(torch.ones(()))
+        self.offset = nn.Parameter(torch.zeros(()))
+
+    def calibrate(self, scale: float, offset: float) -> None:
+        """Set what the plain score is multiplied by and what is added, to make it a logit."""
+        with torch.no_grad():
+            self.scale.fill_(scale)
+            self.offset.fill_(offset)
 
     def forward(self, errors: Tensor) -> tuple[Tensor, Tensor]:
         """Judge windows.
@@ -72,21 +90,21 @@ class CnnLstm(nn.Module):
 
     def judge(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Judge windows whose errors `pool_blocks` has pooled; see `forward`."""
-        windows, frames = blocks.shape[:2]
         maps = (blocks.flatten(0, 1) - self.mean) / self.std
-        largest = maps.amax((2, 3)).reshape(windows, frames, -1)
-        average = maps.mean((2, 3)).reshape(windows, frames, -1)
+        refined = maps
         for convolution in self.convolutions:
-            maps = relu(convolution(maps))
-        features = torch.cat([maps.amax((2, 3)).reshape(windows, frames, -1), largest, average], -1)
-        hidden, _ = self.lstm(features)
-        plain = softplus(self.gain) * (self._smooth(largest.mean(-1)) - self.offset)
-        logits = plain + self.head(hidden).squeeze(-1)
+            refined = convolution(relu(refined))
+        hidden, _ = self.lstm(self._measure_largest(maps + self.refinement * refined, blocks.shape))
+        plain = self._smooth(self._measure_largest(maps, blocks.shape).mean(-1))
+        logits = self.scale * plain + self.offset + self.head(hidden).squeeze(-1)
         # Between their mean and their maximum (Pinheiro and Collobert, CVPR 2015).
-        sharpness = softplus(self.sharpness)
         top = logits.amax(1, keepdim=True)
-        window_logits = ((sharpness * (logits - top)).exp().mean(1).log() / sharpness) + top.squeeze(1)
-        return logits, window_logits
+        return logits, (logits - top).exp().mean(1).log() + top.squeeze(1)
+
+    def _measure_largest(self, maps: Tensor, shape: torch.Size) -> Tensor:
+        """The largest block of each map, in standard deviations from what it is in normal frames."""
+        largest = maps.amax((2, 3)) * self.std.flatten() + self.mean.flatten()
+        return ((largest - self.largest_mean) / self.largest_std).reshape(*shape[:3])
 
     def _smooth(self, scores: Tensor) -> Tensor:
         after = (self.smoothing - 1) // 2 if self.bidirectional else 0

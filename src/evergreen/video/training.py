@@ -1,5 +1,6 @@
 """Training of the CNN+LSTM on error maps, and the choice of its calibration and threshold."""
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_sample_weight
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -17,7 +20,7 @@ from evergreen.params import ClipParams, CnnLstmParams
 from evergreen.progress import show_progress
 from evergreen.video.bundle import Calibration, Calibrations
 from evergreen.video.clips import VideoError, slide
-from evergreen.video.cnn_lstm import CnnLstm, pool_blocks
+from evergreen.video.cnn_lstm import BlockStatistics, CnnLstm, pool_blocks
 from evergreen.video.detector import Judge, judge_stream, judge_windows
 from evergreen.video.features import read_features
 
@@ -35,12 +38,11 @@ class Windows:
 
 @dataclass
 class TrainingSet:
-    """What the CNN+LSTM learns from: windows by their length, and the statistics of normal errors, [timesteps]."""
+    """What the CNN+LSTM learns from: windows by their length, and the statistics of normal errors."""
 
     train: list[Windows]
     validation: list[Windows]
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
+    statistics: BlockStatistics
     n_sequences: int
 
 
@@ -76,9 +78,14 @@ def load_training_set(features: Path, params: CnnLstmParams, clips: ClipParams) 
         if classes != {False, True}:
             kind = "anomalous" if True not in classes else "normal"
             raise VideoError(f"no {kind} frame in {split}. Add clips, correct the labels, or change video's fractions.")
-    logs = torch.cat(normal).transpose(0, 1).flatten(1)
-    return TrainingSet(
-        sets["train"], sets["validation"], logs.mean(1).numpy(), logs.std(1).clamp(min=1e-3).numpy(), n_sequences
+    return TrainingSet(sets["train"], sets["validation"], _measure_blocks(torch.cat(normal)), n_sequences)
+
+
+def _measure_blocks(blocks: Tensor) -> BlockStatistics:
+    """Statistics of the blocks of normal frames, [frames, timesteps, rows, columns]."""
+    groups = (blocks.transpose(0, 1).flatten(1), blocks.amax((2, 3)).T)
+    return BlockStatistics(
+        *(part.numpy() for group in groups for part in (group.mean(1), group.std(1).clamp(min=1e-3)))
     )
 
 
@@ -96,7 +103,11 @@ def train_cnn_lstm(data: TrainingSet, params: CnnLstmParams, seed: int, bidirect
     """Train from the smoothed largest error on; keep the step with the lowest loss on validation, step 0 included."""
     torch.manual_seed(seed)
     start = time.monotonic()
-    model = CnnLstm(data.mean, data.std, params, bidirectional)
+    model = CnnLstm(data.statistics, params, bidirectional)
+    y_true, logits = _judge(model, data.train)
+    fitted = _regress(logits, y_true)
+    model.calibrate(float(fitted.coef_[0, 0]), float(fitted.intercept_[0]))
+    class_weights = 0.5 / np.array([(~y_true).mean(), y_true.mean()], np.float32)
     optimizer = torch.optim.AdamW(model.parameters(), params.learning_rate, weight_decay=params.weight_decay)
     rng = np.random.default_rng(seed)
     weights = np.array([len(group.blocks) for group in data.train], float)
@@ -114,7 +125,11 @@ def train_cnn_lstm(data: TrainingSet, params: CnnLstmParams, seed: int, bidirect
         if step < params.steps:
             group = data.train[rng.choice(len(data.train), p=weights / weights.sum())]
             batch = rng.integers(0, len(group.blocks), params.batch_size)
-            loss = _compute_loss(model, group.blocks[batch], group.y_true[batch])
+            truth = group.y_true[batch]
+            frame_logits, _ = model.judge(group.blocks[batch])
+            loss = binary_cross_entropy_with_logits(
+                frame_logits, truth, weight=torch.from_numpy(class_weights)[truth.long()]
+            )
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -126,20 +141,32 @@ def train_cnn_lstm(data: TrainingSet, params: CnnLstmParams, seed: int, bidirect
     return result
 
 
-def _compute_loss(model: CnnLstm, blocks: Tensor, y_true: Tensor) -> Tensor:
-    frame_logits, window_logits = model.judge(blocks)
-    loss: Tensor = binary_cross_entropy_with_logits(frame_logits, y_true) + binary_cross_entropy_with_logits(
-        window_logits, y_true.amax(1)
-    )
-    return loss
+def _judge(model: CnnLstm, groups: list[Windows]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Labels and logits of all frames of all windows."""
+    model.eval()
+    with torch.inference_mode():
+        logits = [model.judge(group.blocks)[0].flatten().numpy() for group in groups]
+    model.train()
+    return np.concatenate([group.y_true.flatten().numpy() for group in groups]) > 0, np.concatenate(logits)
+
+
+def _regress(logits: NDArray[np.float32], y_true: NDArray[np.bool_]) -> LogisticRegression:
+    """Fit what makes logits probabilities (Platt, 1999).
+
+    Balanced, since how many anomalies there are says nothing about the world; regularized, since the frames may be
+    separable, where the scale would grow without end.
+    """
+    return LogisticRegression(class_weight="balanced").fit(logits[:, None], y_true)
 
 
 def _evaluate(model: CnnLstm, groups: list[Windows]) -> float:
-    model.eval()
-    with torch.inference_mode():
-        losses = [float(_compute_loss(model, group.blocks, group.y_true)) * len(group.blocks) for group in groups]
-    model.train()
-    return sum(losses) / sum(len(group.blocks) for group in groups)
+    """The loss that calibration leaves, since it follows anyway: what counts is how frames are told apart."""
+    y_true, logits = _judge(model, groups)
+    fitted = _regress(logits, y_true)
+    if fitted.coef_[0, 0] <= 0:
+        return math.log(2)  # of always answering one half
+    y_proba = fitted.predict_proba(logits[:, None])[:, 1]
+    return float(log_loss(y_true, y_proba, sample_weight=compute_sample_weight("balanced", y_true)))
 
 
 def calibrate(features: Path, judge: Judge, clips: ClipParams, cost_ratio: float, causal: bool) -> Calibrations:
@@ -176,9 +203,7 @@ def _fit(scored: list[tuple[float, bool]], cost_ratio: float) -> Calibration:
         # With clips that are labeled whole, every window of validation may be of one class.
         log.warning("not calibrated", reason="validation holds one class only", n_samples=len(y_true))
         return Calibration(scale=1.0, offset=0.0, threshold=1 / (1 + cost_ratio))
-    # Balanced, since how many anomalies validation holds says nothing about the world; regularized, since it may be
-    # separable, where the scale would grow without end.
-    regression = LogisticRegression(class_weight="balanced").fit(logits[:, None], y_true)
+    regression = _regress(logits, y_true)
     scale = float(regression.coef_[0, 0])
     if scale <= 0:
         log.warning("scores do not separate validation", scale=round(scale, 3), remedy="train longer, or more footage")
