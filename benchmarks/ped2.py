@@ -57,8 +57,8 @@ COMMON = {
     "video.synthetic_sequences": 1,
     "video.sequence_frames": 200,
     "clips.cut_threshold": None,
-    "clips.window": 48,
-    "clips.stride": 24,
+    "clips.window": 64,
+    "clips.stride": 16,
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "two_cores": {
