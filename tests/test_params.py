@@ -81,7 +81,7 @@ def test_parameters_are_frozen():
         (put("clips.stride", 17), ["stride", "17", "At most window (16)"]),
         (put("diffusion.base_model", "hf://a/b"), ["context", "[-4, -2]", "base_model"]),
         (put("diffusion.context", [0]), ["diffusion.context.0", "less than 0"]),
-        (put("reconstruction.timesteps", [1000]), ["reconstruction.timesteps", "[1000]", "num_train_timesteps, 1000"]),
+        (put("reconstruction.timesteps", [1000]), ["reconstruction.timesteps", "[1000]", "max_timestep, 400"]),
         (put("diffusion.max_timestep", 1001), ["diffusion.max_timestep", "1001", "At most", "num_train_timesteps"]),
         (put("diffusion.max_timestep", 300), ["reconstruction.timesteps", "[120, 300]", "diffusion.max_timestep, 300"]),
         (put("reconstruction.method", "magic"), ["reconstruction.method", "'magic'", "one_step"]),

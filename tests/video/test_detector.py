@@ -86,7 +86,7 @@ def test_where_a_window_begins_counts_no_more_than_what_it_shows(detector):
     images = add_intruder(draw_scene(48), 24, 32)
     whole = np.array(score(detector, images))
     for shift in (1, 2, 3):
-        assert whole[shift + 8 :] == pytest.approx(score(detector, images[shift:])[8:], abs=0.25)
+        assert whole[shift + 8 :] == pytest.approx(score(detector, images[shift:])[8:], abs=0.3)
     # By a whole stride, nothing changes behind the first windows.
     assert whole[16:] == pytest.approx(score(detector, images[4:])[12:], abs=1e-4)
 
