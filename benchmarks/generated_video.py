@@ -11,8 +11,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
-import cv2
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from ped2 import DATA, PACKAGES, RESULTS, make_params
 from record import save_result
 from torch import Tensor
+from video_file import write_video
 
 from evergreen.params import Params
 from evergreen.progress import show_progress
@@ -40,8 +39,8 @@ CHANGES = {
     "diffusion.learning_rate": 1e-3,
     "diffusion.ema_decay": 0.995,
     "reconstruction.timesteps": [50, 100, 200],
-    "video.validation_size": 0.25,
-    "video.test_size": 0.35,
+    "video.validation_size": 0.2,
+    "video.test_size": 0.3,
     "cnn_lstm.block": 8,
 }
 Pictures = NDArray[np.uint8]
@@ -83,14 +82,7 @@ def sample(denoiser: Denoiser, params: Params, count: int) -> Iterator[Pictures]
 def write(pictures: Pictures, path: Path) -> None:
     """Both classes in the same way, so that the encoder tells nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "10"})
-        stream.height, stream.width = pictures.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for picture in pictures:
-            frame = av.VideoFrame.from_ndarray(cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB), "rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    write_video(path, pictures.repeat(3, axis=-1), FPS, crf="10")
 
 
 def main() -> None:

@@ -5,11 +5,13 @@ python benchmarks/video_detect.py [--minutes 1 60] [--fps 25]
 """
 
 import argparse
+from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import av
 from record import save_result
+from video_file import write_video
 
 from evergreen.sources import resolve
 from evergreen.video.cost import measure_cost
@@ -23,14 +25,7 @@ def repeat(path: Path, seconds: float, fps: int) -> int:
     with av.open(str(resolve(SOURCE))) as container:
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     n_frames = round(seconds * fps)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast"})
-        stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        for number in range(n_frames):
-            frame = av.VideoFrame.from_ndarray(pictures[number % len(pictures)], "rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    write_video(path, islice(cycle(pictures), n_frames), fps, preset="ultrafast")
     return n_frames
 
 

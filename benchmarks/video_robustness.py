@@ -32,6 +32,7 @@ from ped2 import (
     pool_auc,
 )
 from record import save_result
+from video_file import write_video
 
 from evergreen.params import Params
 from evergreen.progress import show_progress
@@ -86,13 +87,7 @@ def degrade(path: Path, condition: str, target: Path) -> int:
     change, options = CONDITIONS[condition]
     with av.open(str(path)) as container:
         pictures = change(np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]))
-    with av.open(str(target), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options=options)
-        stream.height, stream.width = pictures.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")))
-        container.mux(stream.encode())
+    write_video(target, pictures, FPS, **options)
     return round(8 * target.stat().st_size / (len(pictures) / FPS))
 
 
@@ -106,29 +101,35 @@ class ScoredClip:
     alarms: NDArray[np.bool_]
 
 
-def score(number: int, condition: str, params: Params) -> tuple[list[ScoredClip], list[int]]:
-    """The clips of a fold by each judge, and their bits per second."""
-    fold = find_folder(WORK / "two_cores", params, number)
-    result, source = FoldResult.load(fold / RESULT), fold / "diffusion"
-    scored, rates = [], []
-    with TemporaryDirectory() as folder:
-        parts: list[Part] = []
-        for part in plan_fold(number, params):
-            if part.split == "test":
+class TrainedFold:
+    """The models of a fold that `ped2.py` trained, with their calibrations."""
+
+    def __init__(self, number: int, params: Params) -> None:
+        folder = find_folder(WORK / "two_cores", params, number)
+        self.number, self.params = number, params
+        self.parts = [part for part in plan_fold(number, params) if part.split == "test"]
+        self.reconstructor = load_trained(folder / "diffusion/weights", params)
+        self.judges = load_judges(folder / "diffusion")
+        self.calibrations = FoldResult.load(folder / RESULT).calibrations
+
+    def score(self, condition: str) -> tuple[list[ScoredClip], list[int]]:
+        """The clips of the test by each judge, and their bits per second."""
+        scored, rates, params = [], [], self.params
+        with TemporaryDirectory() as folder:
+            parts: list[Part] = []
+            for part in self.parts:
                 target = Path(folder, part.clip.path.name)
                 rates.append(degrade(part.clip.path, condition, target))
                 parts.append(replace(part, clip=replace(part.clip, path=target)))
-        sequences = read_sequences(parts, params.video, params.clips, params.diffusion.context, ["test"])
-        maps = Path(folder, "maps.h5")
-        progress = show_progress(sequences, f"{condition}, fold {number}")
-        write_features(progress, load_trained(source / "weights", params), maps)
-        judges = load_judges(source)
-        for judge in JUDGES:
-            calibration = result.calibrations[f"diffusion/{judge}"]
-            for sequence, logits in judge_file(maps, "test", judges[judge], params.clips):
-                y_proba = np.array([calibration(logit) for logit in logits])
-                scored.append(ScoredClip(judge, sequence.mask, y_proba, y_proba >= calibration.threshold))
-    return scored, rates
+            sequences = read_sequences(parts, params.video, params.clips, params.diffusion.context, ["test"])
+            maps = Path(folder, "maps.h5")
+            write_features(show_progress(sequences, f"{condition}, fold {self.number}"), self.reconstructor, maps)
+            for judge in JUDGES:
+                calibration = self.calibrations[f"diffusion/{judge}"]
+                for sequence, logits in judge_file(maps, "test", self.judges[judge], params.clips):
+                    y_proba = np.array([calibration(logit) for logit in logits])
+                    scored.append(ScoredClip(judge, sequence.mask, y_proba, y_proba >= calibration.threshold))
+        return scored, rates
 
 
 def summarize(scored: list[ScoredClip]) -> dict[str, dict[str, float]]:
@@ -153,12 +154,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "video_robustness.json")
     args = parser.parse_args()
     params = make_params(COMMON | SETTINGS["two_cores"], seed=0)
+    folds = [TrainedFold(number, params) for number in args.folds]
     rows = []
     for condition in args.conditions:
-        folds = [score(number, condition, params) for number in args.folds]
-        rates = [rate for _, fold in folds for rate in fold]
+        scored = [fold.score(condition) for fold in folds]
+        rates = [rate for _, part in scored for rate in part]
         row: dict[str, Any] = {"condition": condition, "mean_bits_per_second": float(np.mean(rates))}
-        row |= summarize([clip for fold, _ in folds for clip in fold])
+        row |= summarize([clip for clips, _ in scored for clip in clips])
         rows.append(row)
         print(row, flush=True)
         save_result(args.out, [*PACKAGES, "av"], folds=args.folds, conditions=rows)
