@@ -30,6 +30,10 @@ def put(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def put_ddim(**values: int) -> Callable[[dict[str, Any]], None]:
+    return lambda raw: raw["reconstruction"].update(method="ddim", **values)
+
+
 def get_message(raw: dict[str, Any]) -> str:
     with pytest.raises(ParamsError) as error:
         Params.parse(raw)
@@ -81,9 +85,14 @@ def test_parameters_are_frozen():
         (put("clips.stride", 17), ["stride", "17", "At most window (16)"]),
         (put("diffusion.base_model", "hf://a/b"), ["context", "[-4, -2]", "base_model"]),
         (put("diffusion.context", [0]), ["diffusion.context.0", "less than 0"]),
-        (put("reconstruction.timesteps", [1000]), ["reconstruction.timesteps", "[1000]", "max_timestep, 400"]),
+        (
+            put("reconstruction.timesteps", [1000]),
+            ["reconstruction.timesteps", "[1000]", "Below diffusion.max_timestep, 400"],
+        ),
         (put("diffusion.max_timestep", 1001), ["diffusion.max_timestep", "1001", "At most", "num_train_timesteps"]),
         (put("diffusion.max_timestep", 300), ["reconstruction.timesteps", "[120, 300]", "diffusion.max_timestep, 300"]),
+        (put_ddim(ddim_depth=500), ["reconstruction.ddim_depth", "500", "At most diffusion.max_timestep, 400"]),
+        (put_ddim(ddim_depth=10), ["reconstruction.ddim_steps", "20", "At most reconstruction.ddim_depth"]),
         (put("reconstruction.method", "magic"), ["reconstruction.method", "'magic'", "one_step"]),
         (put("cnn_lstm.block", 65), ["cnn_lstm.block", "65", "clips.height"]),
     ],
