@@ -57,9 +57,13 @@ class CnnLstm(nn.Module):
         super().__init__()
         num_timesteps = len(statistics.mean)
         self.block, self.smoothing, self.bidirectional = params.block, params.smoothing, bidirectional
-        for name, values in vars(statistics).items():
-            shape = (-1,) if name.startswith("largest") else (-1, 1, 1)
-            self.register_buffer(name, torch.from_numpy(values).view(shape))
+        self.register_buffer("mean", torch.from_numpy(statistics.mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.from_numpy(statistics.std).view(-1, 1, 1))
+        # In standard deviations of all blocks, as the maps are.
+        self.register_buffer(
+            "largest_mean", torch.from_numpy((statistics.largest_mean - statistics.mean) / statistics.std)
+        )
+        self.register_buffer("largest_std", torch.from_numpy(statistics.largest_std / statistics.std))
         widths = [num_timesteps, *[params.channels] * (params.layers - 1), num_timesteps]
         self.convolutions = nn.ModuleList(NonNegativeConv(*pair) for pair in pairwise(widths))
         self.refinement = nn.Parameter(torch.zeros(()))
@@ -103,8 +107,7 @@ class CnnLstm(nn.Module):
 
     def _measure_largest(self, maps: Tensor, shape: torch.Size) -> Tensor:
         """The largest block of each map, in standard deviations from what it is in normal frames."""
-        largest = maps.amax((2, 3)) * self.std.flatten() + self.mean.flatten()
-        return ((largest - self.largest_mean) / self.largest_std).reshape(*shape[:3])
+        return ((maps.amax((2, 3)) - self.largest_mean) / self.largest_std).reshape(*shape[:3])
 
     def _smooth(self, scores: Tensor) -> Tensor:
         after = (self.smoothing - 1) // 2 if self.bidirectional else 0

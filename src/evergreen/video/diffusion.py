@@ -144,7 +144,7 @@ def train_denoiser(
     denoiser = create_denoiser(params, clips)
     channels = denoiser.unet.config.out_channels
     max_timestep = min(params.max_timestep or params.num_train_timesteps, len(denoiser.alphas_cumprod))
-    motion = _measure_motion(frames, channels)
+    motion = _measure_motion(frames, channels) if params.moving_crops else None
     denoiser.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(denoiser.unet.parameters(), lr=params.learning_rate)
     steps = max(params.steps, 2 * round(1 / _WARM_UP))  # of fewer, no step would be left for the warm-up
@@ -187,18 +187,21 @@ def _get_target(scheduler: DDPMScheduler, clean: Tensor, noise: Tensor, timestep
     return noise if kind == "epsilon" else clean
 
 
-def _measure_motion(frames: NDArray[np.uint8], channels: int) -> NDArray[np.float64]:
-    """Running sum of the squared change since each frame's first predecessor, [frames, rows, columns] of cells."""
-    if frames.shape[-1] == channels:  # no predecessors
-        return np.zeros((1, 1, 1))
+def _measure_motion(frames: NDArray[np.uint8], channels: int) -> NDArray[np.float64] | None:
+    """Running sum of the squared change since each frame's first predecessor, [frames, rows, columns] of cells.
+
+    None where nothing moves, as without predecessors.
+    """
+    if frames.shape[-1] == channels:
+        return None
     size = frames.shape[2] // _CELL, frames.shape[1] // _CELL
     changes = (np.square(f[..., -1].astype(np.float32) - f[..., channels - 1]) for f in frames)
     cells = np.stack([cv2.resize(change, size, interpolation=cv2.INTER_AREA) for change in changes])
-    return np.cumsum(cells, dtype=np.float64).reshape(cells.shape)
+    return np.cumsum(cells, dtype=np.float64).reshape(cells.shape) if cells.any() else None
 
 
 def _crop(
-    frames: NDArray[np.uint8], motion: NDArray[np.float64], params: DiffusionParams, generator: torch.Generator
+    frames: NDArray[np.uint8], motion: NDArray[np.float64] | None, params: DiffusionParams, generator: torch.Generator
 ) -> Tensor:
     """Draw crops anywhere, and a part of them where `motion` grows; half of them may be mirrored."""
     count = params.batch_size
@@ -214,10 +217,9 @@ def _crop(
         return fractions
 
     numbers, tops, lefts = draw(len(frames)), draw(last[0] + 1), draw(last[1] + 1)
-    total = motion[-1, -1, -1]
-    if params.moving_crops and total > 0:
+    if motion is not None:
         moving = draw_fractions() < params.moving_crops
-        cells = np.searchsorted(motion.ravel(), draw_fractions() * total, side="right")
+        cells = np.searchsorted(motion.ravel(), draw_fractions() * motion[-1, -1, -1], side="right")
         moving_numbers, rows, columns = np.unravel_index(cells, motion.shape)
         numbers = np.where(moving, moving_numbers, numbers)
         tops = np.where(moving, np.clip(rows * _CELL - draw(height), 0, last[0]), tops)
