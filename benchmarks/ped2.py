@@ -2,8 +2,9 @@
 
 Three folds of four clips, as the data's README wants it. Of the other eight clips, one of each fold is for validation;
 the diffusion model learns from the normal frames of the rest and from the clip without anomalies, the CNN+LSTM from
-their labels. Each source of maps (`ped2_sources.py`) is judged by plain smoothing of its largest block, by CNN+LSTMs of
-several seeds and by their mean. Folds run side by side with --jobs; a run that is cut off resumes:
+their labels. Each source of maps (`ped2_sources.py`) is judged by plain smoothing of its largest block, by the CRF on
+top of it, which is where the CNN+LSTM starts, and by CNN+LSTMs of several seeds. Folds run side by side with --jobs; a
+run that is cut off resumes:
 python benchmarks/ped2.py --setting two_cores|full [--sources diffusion raw_frames …] [--seeds N] [--judge-seeds N]
 """
 
@@ -14,7 +15,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -27,23 +28,27 @@ from ped2_alarms import COST_RATIOS, measure_alarms
 from ped2_sources import SOURCES, write_maps
 from record import save_result
 from ruamel.yaml import YAML
+from scipy.ndimage import uniform_filter1d
 from sklearn.metrics import roc_auc_score
 
 from evergreen.metrics import Estimate, Metrics
 from evergreen.params import ClipParams, EvaluateParams, Params
 from evergreen.video.bundle import CNN_LSTM, Calibration, Manifest
 from evergreen.video.clips import Clip
+from evergreen.video.cnn_lstm import BlockStatistics, pool_blocks
 from evergreen.video.cnn_lstm_export import export_cnn_lstm
 from evergreen.video.detector import Judge, judge_windows, load_judge
 from evergreen.video.evaluation import measure_difference
 from evergreen.video.features import FeatureSequence, read_features
 from evergreen.video.labels import LabeledClip, find_clips
 from evergreen.video.sequences import Part, Split, read_sequences
-from evergreen.video.training import calibrate, choose_threshold, load_training_set, train_cnn_lstm
+from evergreen.video.training import choose_threshold, fit_calibration, load_training_set, train_cnn_lstm
 
 DATA, RESULTS, WORK = Path("../shared/data/ped2"), Path("benchmarks/results"), Path(".cache/ped2")
-RESULT = "result.json"
-ALARMING = ("diffusion/smoothed", "diffusion/cnn_lstm_mean")
+STATISTICS = "statistics.npz"
+SMOOTHING = 21
+"""Frames that the plain row is averaged over."""
+ALARMING = ("diffusion/smoothed", "diffusion/cnn_lstm_0")
 """Rows whose alarms are counted, for the first seed."""
 PACKAGES = ("torch", "diffusers", "onnxruntime", "numpy", "opencv-python-headless")
 N_FOLDS = 3
@@ -75,7 +80,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "reconstruction.timesteps": [30, 40, 50],
         "reconstruction.ddim_depth": 60,
         "cnn_lstm.block": 12,
-        "cnn_lstm.smoothing": 21,
+        "cnn_lstm.channels": 4,
+        "cnn_lstm.steps": 200,
+        "cnn_lstm.evaluation_steps": 25,
     },
     "full": {
         "clips.height": 240,
@@ -95,7 +102,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "reconstruction.noise_draws": 2,
         "reconstruction.batch_size": 32,
         "cnn_lstm.block": 24,
-        "cnn_lstm.smoothing": 21,
+        "cnn_lstm.channels": 4,
+        "cnn_lstm.steps": 200,
+        "cnn_lstm.evaluation_steps": 25,
     },
 }
 Scores = NDArray[np.float64]
@@ -144,9 +153,17 @@ def make_fold(number: int, params: Params, args: argparse.Namespace) -> Fold:
 
 
 def find_folder(work: Path, params: Params, number: int) -> Path:
-    """Where a fold keeps what it makes with these parameters."""
-    parameters = zlib.crc32(params.model_dump_json(include=set(SECTIONS)).encode())
-    return work / f"{parameters:08x}-seed-{params.seed}-fold-{number}"
+    """Where a fold keeps the maps that it makes with these parameters."""
+    parameters = params.model_dump_json(
+        include={"video", "clips", "diffusion", "reconstruction"}, exclude={"clips": {"window", "stride"}}
+    )
+    return work / f"{zlib.crc32(parameters.encode()):08x}-seed-{params.seed}-fold-{number}"
+
+
+def find_result(folder: Path, params: Params) -> Path:
+    """Where a fold keeps what its maps give with these parameters of the judge."""
+    judge = f"{params.clips.window} {params.clips.stride} {params.cnn_lstm.model_dump_json()}"
+    return folder / f"result-{zlib.crc32(judge.encode()):08x}.json"
 
 
 def plan_fold(number: int, params: Params) -> list[Part]:
@@ -168,7 +185,7 @@ def run_fold(fold: Fold) -> FoldResult:
     """Train on two folds and score the third, from videos to scores; what an earlier run left is not made again."""
     cv2.setNumThreads(2)
     parts = plan_fold(fold.number, fold.params)
-    path = fold.folder / RESULT
+    path = find_result(fold.folder, fold.params)
     if path.exists():
         result = FoldResult.load(path)
     else:
@@ -200,33 +217,47 @@ def score_difference(parts: list[Part], params: Params) -> tuple[Clips, Clips]:
 def score_source(name: str, params: Params, fold: Fold, result: FoldResult) -> None:
     """Train the judges of a source's maps, export them, calibrate each on validation, and judge the fold's clips.
 
-    Without a step of training, the CNN+LSTM is its starting point: the largest block's error, smoothed over time.
+    Without a step of training, the CNN+LSTM is where it starts: the CRF.
     """
     folder, clips = fold.folder / name, params.clips
     data = load_training_set(folder / "maps.h5", params.cnn_lstm, clips)
-    plain = params.cnn_lstm.model_copy(update={"steps": 0})
-    plans = {"smoothed": (plain, 0)} | {f"cnn_lstm_{seed}": (params.cnn_lstm, seed) for seed in range(fold.judge_seeds)}
+    np.savez(folder / STATISTICS, **asdict(data.statistics))
+    start = params.cnn_lstm.model_copy(update={"steps": 0, "members": 1})
+    plans = {"crf": (start, 0)} | {f"cnn_lstm_{seed}": (params.cnn_lstm, seed) for seed in range(fold.judge_seeds)}
     for judge, (settings, seed) in plans.items():
         trained = train_cnn_lstm(data, settings, seed, bidirectional=True)
         export_cnn_lstm(trained.model, clips, folder / judge)
-    judges = load_judges(folder)
-    for judge, run in judges.items():
-        calibration = calibrate(folder / "maps.h5", run, clips, params.cnn_lstm.cost_ratio, causal=False).frame
+    for judge, run in load_judges(folder, params).items():
         known = list(judge_file(folder / "maps.h5", "validation", run, clips))
         y_true = np.concatenate([sequence.mask for sequence, _ in known])
-        y_proba = np.array([calibration(logit) for _, logits in known for logit in logits])
-        logits = {s.group: values for s, values in judge_file(folder / "test.h5", "test", run, clips)}
+        logits = [logit for _, values in known for logit in values]
+        calibration = fit_calibration(list(zip(logits, y_true.tolist(), strict=True)), params.cnn_lstm.cost_ratio)
+        y_proba = np.array([calibration(logit) for logit in logits])
+        scores = {s.group: values for s, values in judge_file(folder / "test.h5", "test", run, clips)}
         row = f"{name}/{judge}"
         result.calibrations[row] = calibration
         result.thresholds[row] = {str(ratio): choose_threshold(y_true, y_proba, ratio) for ratio in COST_RATIOS}
-        result.scores[row] = {clip: [calibration(logit) for logit in values] for clip, values in logits.items()}
-        result.scores[f"{row}/logits"] = logits
+        result.scores[row] = {clip: [calibration(logit) for logit in values] for clip, values in scores.items()}
+        result.scores[f"{row}/logits"] = scores
 
 
-def load_judges(folder: Path) -> dict[str, Judge]:
-    """The judges of a source's folder, and the mean of its CNN+LSTMs."""
+def load_judges(folder: Path, params: Params) -> dict[str, Judge]:
+    """The judges of a source's folder."""
     judges = {path.parent.name: load_judge(path) for path in sorted(folder.glob(f"*/{CNN_LSTM}"))}
-    return judges | {"cnn_lstm_mean": average([run for name, run in judges.items() if name != "smoothed"])}
+    with np.load(folder / STATISTICS) as statistics:
+        return {"smoothed": make_plain(BlockStatistics(**statistics), params.cnn_lstm.block)} | judges
+
+
+def make_plain(statistics: BlockStatistics, block: int) -> Judge:
+    """Judge a window by its frames' largest blocks alone, each timestep in standard units, averaged over time."""
+
+    def judge(errors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        largest = pool_blocks(torch.from_numpy(errors[0]), block).amax((2, 3)).numpy()
+        score = ((largest - statistics.largest_mean) / statistics.largest_std).mean(1)
+        smoothed = uniform_filter1d(score, SMOOTHING, mode="nearest")[None]
+        return smoothed, smoothed.max(1)
+
+    return judge
 
 
 def judge_file(
@@ -237,16 +268,6 @@ def judge_file(
         if sequence.split == split:
             items = ((None, errors) for chunk in sequence for errors in chunk)
             yield sequence, [logit for _, logit, _ in judge_windows(items, judge, clips.window, clips.stride)]
-
-
-def average(judges: list[Judge]) -> Judge:
-    """Judge by the mean logits of several."""
-
-    def judge(errors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        frames, windows = zip(*(judge(errors) for judge in judges), strict=True)
-        return np.mean(frames, 0), np.mean(windows, 0)
-
-    return judge
 
 
 def _list_changes(params: Params) -> dict[str, Any]:

@@ -55,8 +55,8 @@ def find_models(setting: Setting, number: int) -> tuple[Params, Path]:
 def measure_accuracy(setting: Setting, number: int) -> dict[str, float]:
     """Frame AUC of the fold, by judge; trains what is not there."""
     params, folder = find_models(setting, number)
-    result = run_fold(Fold(number, params, folder, ["diffusion", setting.source], judge_seeds=3))
-    return {judge: measure_auc([result], f"{setting.source}/{judge}") for judge in ("smoothed", "cnn_lstm_mean")}
+    result = run_fold(Fold(number, params, folder, ["diffusion", setting.source], judge_seeds=1))
+    return {judge: measure_auc([result], f"{setting.source}/{judge}") for judge in ("smoothed", "cnn_lstm_0")}
 
 
 def measure_speed(setting: Setting, number: int, threads: int, batch: int) -> float:

@@ -19,12 +19,12 @@ from ped2 import (
     COMMON,
     N_FOLDS,
     PACKAGES,
-    RESULT,
     RESULTS,
     SETTINGS,
     WORK,
     FoldResult,
     find_folder,
+    find_result,
     judge_file,
     load_judges,
     make_params,
@@ -42,7 +42,7 @@ from evergreen.video.sequences import Part, read_sequences
 
 Pictures = NDArray[np.uint8]
 """[frames, height, width, channels]."""
-JUDGES = ("smoothed", "cnn_lstm_mean")
+JUDGES = ("smoothed", "cnn_lstm_0")
 FPS = 10
 CLEAR = {"crf": "10"}
 
@@ -109,8 +109,8 @@ class TrainedFold:
         self.number, self.params = number, params
         self.parts = [part for part in plan_fold(number, params) if part.split == "test"]
         self.reconstructor = load_trained(folder / "diffusion/weights", params)
-        self.judges = load_judges(folder / "diffusion")
-        self.calibrations = FoldResult.load(folder / RESULT).calibrations
+        self.judges = load_judges(folder / "diffusion", params)
+        self.calibrations = FoldResult.load(find_result(folder, params)).calibrations
 
     def score(self, condition: str) -> tuple[list[ScoredClip], list[int]]:
         """The clips of the test by each judge, and their bits per second."""

@@ -24,7 +24,7 @@ REDUCED: dict[str, dict[str, Any]] = {
         "block": 8,
         "channels": 4,
         "hidden_size": 4,
-        "smoothing": 3,
+        "members": 2,
         "steps": 40,
         "evaluation_steps": 10,
         "cost_ratio": 0.2,

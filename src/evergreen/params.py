@@ -48,7 +48,7 @@ RENAMED = {
     "evaluate.threads": "evaluate.num_threads",
 }
 """Keys of version 0.1 and what they are called now."""
-REMOVED = {"data.buckets", "data.num_partitions"}
+REMOVED = {"data.buckets", "data.num_partitions", "cnn_lstm.smoothing"}
 """Keys of earlier versions that nothing needs any more."""
 _MAX_PROBLEMS = 10
 """Named in one message; a list of 150 labels that are no strings is one mistake."""
@@ -238,7 +238,7 @@ class ClipParams(_Section):
     height: Annotated[int, Field(ge=8)]
     width: Annotated[int, Field(ge=8)]
     color: bool
-    window: Annotated[int, Field(ge=2)]
+    window: Annotated[int, Field(ge=2, le=1024)]
     """Frames that the CNN+LSTM sees at a time."""
     stride: PositiveInt
     """Frames between the starts of two windows."""
@@ -305,12 +305,14 @@ class CnnLstmParams(_Section):
     channels: PositiveInt
     layers: PositiveInt
     hidden_size: PositiveInt
-    smoothing: PositiveInt
-    """Frames that its starting point, the largest block's error, is averaged over."""
+    members: PositiveInt
+    """CNN+LSTMs whose mean is the answer."""
     steps: NonNegativeInt
     evaluation_steps: PositiveInt
     batch_size: PositiveInt
     learning_rate: Annotated[float, Field(gt=0, le=1)]
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    """Of the moving average of weights that is kept."""
     weight_decay: NonNegativeFloat
     cost_ratio: PositiveFloat
     """What a missed anomaly costs, in false alarms."""

@@ -9,22 +9,25 @@ from evergreen.params import ClipParams
 from evergreen.video.bundle import CNN_LSTM, CNN_LSTM_CAUSAL
 from evergreen.video.cnn_lstm import BlockStatistics, CnnLstm, pool_blocks
 from evergreen.video.cnn_lstm_export import export_cnn_lstm
+from evergreen.video.crf import LinearChainCrf
 from evergreen.video.detector import load_judge
 
 PARAMS = reduce_params().cnn_lstm
 STATISTICS = BlockStatistics(
     *(np.array(values, np.float32) for values in ([-5.0, -4.0], [1.0, 0.5], [-3.0, -3.5], [0.4, 0.2]))
 )
+CHANGE_RATE = 0.1
 CLIPS = ClipParams(height=24, width=40, color=False, window=8, stride=4)
 
 
 def make_model(bidirectional: bool, trained: bool = True) -> CnnLstm:
     torch.manual_seed(0)
-    model = CnnLstm(STATISTICS, PARAMS, bidirectional)
+    model = CnnLstm(STATISTICS, PARAMS, CHANGE_RATE, bidirectional)
     model.calibrate(2.0, -3.0)
     if trained:
-        torch.nn.init.normal_(model.head.weight)
-        torch.nn.init.constant_(model.refinement, 0.1)
+        for member in model.members:
+            torch.nn.init.normal_(member.head.weight)
+            torch.nn.init.constant_(member.refinement, 0.1)
     return model.eval()
 
 
@@ -40,13 +43,13 @@ def judge(model: CnnLstm, errors: torch.Tensor) -> tuple[np.ndarray, np.ndarray]
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_it_starts_as_the_smoothed_largest_error(bidirectional):
+def test_it_starts_as_the_largest_error_among_its_neighbors(bidirectional):
     model, errors = make_model(bidirectional, trained=False), make_errors(1)
     blocks = pool_blocks(errors[0], PARAMS.block).numpy()
     largest = ((blocks.max((2, 3)) - [-3.0, -3.5]) / [0.4, 0.2]).mean(1)
-    padded = np.pad(largest, (1, 1) if bidirectional else (2, 0), mode="edge")
-    smoothed = np.convolve(padded, np.full(3, 1 / 3), "valid")
-    assert judge(model, errors)[0][0] == pytest.approx(2 * smoothed - 3, abs=1e-4)
+    logits = torch.from_numpy(2 * largest[None] - 3).float()
+    expected = LinearChainCrf(CHANGE_RATE, bidirectional)(logits)
+    assert judge(model, errors)[0] == pytest.approx(expected.numpy(), abs=1e-4)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
@@ -56,6 +59,15 @@ def test_more_error_is_more_evidence_to_begin_with(bidirectional):
     worse[0, 4, :, 8:16, 8:24] += 0.5
     assert judge(model, worse)[0][0, 4] > judge(model, errors)[0][0, 4]
     assert judge(model, worse)[1][0] > judge(model, errors)[1][0]
+
+
+def test_the_answer_is_the_mean_of_the_members():
+    model = make_model(True)
+    blocks = pool_blocks(make_errors(1)[0], PARAMS.block)[None]
+    with torch.inference_mode():
+        alone = model.judge_each([blocks, blocks])
+        assert not torch.allclose(alone[0], alone[1], atol=1e-3)
+        assert torch.allclose(model.judge(blocks), (alone[0] + alone[1]) / 2, atol=1e-5)
 
 
 def test_a_window_is_between_its_mean_and_its_highest_frame():

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evergreen.video.cnn_lstm import BlockStatistics
-from evergreen.video.training import TrainingSet, Windows, _fit, choose_threshold, train_cnn_lstm
+from evergreen.video.training import (
+    TrainingSet,
+    Windows,
+    choose_threshold,
+    draw_batch,
+    fit_calibration,
+    measure_autocorrelation_time,
+    train_cnn_lstm,
+)
 
 PARAMS = reduce_params().cnn_lstm
 
@@ -26,12 +34,12 @@ def make_windows(count: int, seed: int) -> Windows:
 
 def make_set() -> TrainingSet:
     zero, one = np.zeros(2, np.float32), np.ones(2, np.float32)
-    return TrainingSet([make_windows(40, 0)], [make_windows(20, 1)], BlockStatistics(zero, one, zero + 2, one / 2), 40)
+    return TrainingSet([make_windows(40, 0)], [make_windows(20, 1)], BlockStatistics(zero, one, zero + 2, one / 10), 40)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_it_learns_what_the_largest_error_does_not_show(bidirectional):
-    params = PARAMS.model_copy(update={"steps": 150, "learning_rate": 1e-2})
+    params = PARAMS.model_copy(update={"steps": 300, "learning_rate": 3e-2})
     result = train_cnn_lstm(make_set(), params, 7, bidirectional)
     start, kept = result.history[0]["eval_loss"], min(row["eval_loss"] for row in result.history)
     assert kept < 0.8 * start
@@ -43,7 +51,44 @@ def test_what_validation_does_not_confirm_is_not_kept():
     data = make_set()
     opposite = Windows(data.train[0].blocks, 1 - data.train[0].y_true)
     result = train_cnn_lstm(replace(data, train=[opposite]), PARAMS, 7, True)
-    assert not result.model.head.weight.any()  # as at the start
+    assert not any(member.head.weight.any() for member in result.model.members)  # as at the start
+
+
+def test_windows_are_spliced_reversed_and_shifted_with_their_labels():
+    y_true = np.zeros((4, 8), np.float32)
+    y_true[:, 5:] = 1
+    blocks = np.broadcast_to((100 * np.arange(4)[:, None] + np.arange(8))[..., None, None, None], (4, 8, 2, 5, 7))
+    windows = Windows(torch.from_numpy(blocks.astype(np.float32)), torch.from_numpy(y_true))
+    before = windows.blocks.clone()
+    zero, std = np.zeros(2, np.float32), np.array([0.01, 0.02], np.float32)
+    drawn, truth = draw_batch(windows, 200, BlockStatistics(zero, zero, zero, std), np.random.default_rng(0))
+    assert torch.equal(windows.blocks, before)
+    frames = drawn[:, :, 0, 0, 0].round()
+    numbers, sources = frames % 100, frames // 100
+    assert torch.equal(truth, (numbers >= 5).float())
+    assert (sources[:, 0] != sources[:, -1]).float().mean() > 0.25
+    assert 0.4 < (numbers[:, 0] == 7).float().mean() < 0.6
+    shifts = (drawn[:, :, :, 0, 0] - frames[..., None]) / torch.from_numpy(std)
+    assert shifts[..., 0] == pytest.approx(shifts[..., 1], abs=0.01)  # of all timesteps alike
+    normal, anomalous = shifts[..., 0][truth == 0], shifts[..., 0][truth == 1]
+    assert normal.std() == pytest.approx(1, abs=0.15)
+    assert anomalous.std() == pytest.approx(2**0.5, abs=0.2)
+
+
+@pytest.mark.parametrize(("correlation", "expected"), [(0.0, 1), (0.5, 3), (0.8, 9)])
+def test_the_autocorrelation_time_is_that_of_an_autoregression(correlation, expected):
+    rng = np.random.default_rng(0)
+    scores = np.zeros((20, 500), np.float32)
+    for frame in range(1, 500):
+        scores[:, frame] = correlation * scores[:, frame - 1] + rng.standard_normal(20)
+    y_true = torch.zeros(20, 500)
+    y_true[:, 250:] = 1
+    shifted = torch.from_numpy(scores) + 10 * y_true  # a label's own level is no correlation
+    assert measure_autocorrelation_time([(shifted, y_true)]) == pytest.approx(expected, rel=0.2)
+
+
+def test_scores_that_never_change_have_no_autocorrelation():
+    assert measure_autocorrelation_time([(torch.ones(3, 8), torch.zeros(3, 8))]) == 1
 
 
 def count_cost(y_true: np.ndarray, y_proba: np.ndarray, threshold: float, cost_ratio: float) -> float:
@@ -84,16 +129,16 @@ def test_the_calibration_does_not_depend_on_how_many_are_anomalous():
     few = [(x, False) for x in normal] + [(x, True) for x in anomalous[:40]]
     many = [(x, False) for x in normal] + [(x, True) for x in anomalous]
     for logit in (-2.0, 0.0, 2.0):
-        assert _fit(few, 1.0)(logit) == pytest.approx(_fit(many, 1.0)(logit), abs=0.08)
-    assert _fit(many, 1.0)(1.0) == pytest.approx(1 / (1 + np.exp(-2)), abs=0.05)  # what Bayes says
+        assert fit_calibration(few, 1.0)(logit) == pytest.approx(fit_calibration(many, 1.0)(logit), abs=0.08)
+    assert fit_calibration(many, 1.0)(1.0) == pytest.approx(1 / (1 + np.exp(-2)), abs=0.05)  # what Bayes says
 
 
 def test_scores_that_are_no_evidence_stay_in_order():
     scored = [(float(x), x < 0) for x in np.linspace(-1, 1, 20)]
-    assert _fit(scored, 1.0)(5.0) >= _fit(scored, 1.0)(-5.0)
+    assert fit_calibration(scored, 1.0)(5.0) >= fit_calibration(scored, 1.0)(-5.0)
 
 
 def test_one_class_is_not_calibrated():
-    calibration = _fit([(0.0, True), (1.0, True)], 3.0)
+    calibration = fit_calibration([(0.0, True), (1.0, True)], 3.0)
     assert calibration(0.0) == 0.5
     assert calibration.threshold == 0.25

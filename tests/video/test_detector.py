@@ -82,11 +82,16 @@ def test_scores_do_not_depend_on_the_batch_size(detector, built):
 
 
 def test_where_a_window_begins_counts_no_more_than_what_it_shows(detector):
-    # A later start shifts the windows; what is left is what the LSTM sees of more or fewer neighbors.
+    # A later start shifts the windows. Only close to where the intruder comes or goes, of which one window shows more
+    # than another, that may count.
     images = add_intruder(draw_scene(48), 24, 32)
     whole = np.array(score(detector, images))
+    frames = np.arange(48)
+    clear = np.minimum(abs(frames - 24), abs(frames - 32)) > 4
     for shift in (1, 2, 3):
-        assert whole[shift + 8 :] == pytest.approx(score(detector, images[shift:])[8:], abs=0.3)
+        shifted = np.array([*[np.nan] * shift, *score(detector, images[shift:])])
+        compared = clear & (frames >= shift + 8)
+        assert whole[compared] == pytest.approx(shifted[compared], abs=0.1)
     # By a whole stride, nothing changes behind the first windows.
     assert whole[16:] == pytest.approx(score(detector, images[4:])[12:], abs=1e-4)
 

@@ -1,5 +1,6 @@
-"""The judge of error maps: a CNN over each frame, an LSTM over time, one logit per frame and one per window."""
+"""The judge of error maps: a CNN over each frame, an LSTM and a CRF over time, a logit per frame and one per window."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -7,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool1d, avg_pool2d, conv2d, pad, relu, softplus
+from torch.nn.functional import avg_pool2d, conv2d, pad, relu, softplus
 
 from evergreen.params import CnnLstmParams
+from evergreen.video.crf import LinearChainCrf
 
 Floats = NDArray[np.float32]
 
@@ -38,32 +40,11 @@ class BlockStatistics:
     largest_std: Floats
 
 
-class CnnLstm(nn.Module):
-    """Answers 1 or 0 from reconstruction errors.
+class Member(nn.Module):
+    """A CNN over each frame and an LSTM over time, whose answer is a correction that begins at zero."""
 
-    Its starting point is a plain score, the largest block's error smoothed over time; CNN and LSTM begin as corrections
-    of zero, so that training can only add what validation confirms.
-
-    Args:
-        bidirectional: whether a frame is judged by what follows as well; not in a stream.
-    """
-
-    mean: Tensor
-    std: Tensor
-    largest_mean: Tensor
-    largest_std: Tensor
-
-    def __init__(self, statistics: BlockStatistics, params: CnnLstmParams, bidirectional: bool) -> None:
+    def __init__(self, num_timesteps: int, params: CnnLstmParams, bidirectional: bool) -> None:
         super().__init__()
-        num_timesteps = len(statistics.mean)
-        self.block, self.smoothing, self.bidirectional = params.block, params.smoothing, bidirectional
-        self.register_buffer("mean", torch.from_numpy(statistics.mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.from_numpy(statistics.std).view(-1, 1, 1))
-        # In standard deviations of all blocks, as the maps are.
-        self.register_buffer(
-            "largest_mean", torch.from_numpy((statistics.largest_mean - statistics.mean) / statistics.std)
-        )
-        self.register_buffer("largest_std", torch.from_numpy(statistics.largest_std / statistics.std))
         widths = [num_timesteps, *[params.channels] * (params.layers - 1), num_timesteps]
         self.convolutions = nn.ModuleList(NonNegativeConv(*pair) for pair in pairwise(widths))
         self.refinement = nn.Parameter(torch.zeros(()))
@@ -71,14 +52,61 @@ class CnnLstm(nn.Module):
         self.head = nn.Linear(params.hidden_size * (1 + bidirectional), 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.scale = nn.Parameter(torch.ones(()))
-        self.offset = nn.Parameter(torch.zeros(()))
+
+    def refine(self, maps: Tensor) -> Tensor:
+        """Maps, [frames, timesteps, rows, columns], and what the convolutions add to them."""
+        refined = maps.contiguous(memory_format=torch.channels_last)  # half the time
+        for convolution in self.convolutions:
+            refined = convolution(relu(refined))
+        return maps + self.refinement * refined
+
+    def correct(self, largest: Tensor) -> Tensor:
+        """What to add to the frames' logits, [windows, frames]; from [windows, frames, timesteps]."""
+        hidden, _ = self.lstm(largest)
+        correction: Tensor = self.head(hidden).squeeze(-1)
+        return correction
+
+
+class CnnLstm(nn.Module):
+    """Answers 1 or 0 from reconstruction errors.
+
+    Its starting point is a plain score, the largest block's error, which a CRF weighs against that of the neighboring
+    frames; each member, a CNN and an LSTM, begins as a correction of zero, so that training can only add what
+    validation confirms. The answer is the mean of the members' logits.
+
+    Args:
+        change_rate: the chance that the next frame has another label.
+        bidirectional: whether a frame is judged by what follows as well; not in a stream.
+    """
+
+    mean: Tensor
+    std: Tensor
+    largest_mean: Tensor
+    largest_std: Tensor
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(
+        self, statistics: BlockStatistics, params: CnnLstmParams, change_rate: float, bidirectional: bool
+    ) -> None:
+        super().__init__()
+        self.block, self.bidirectional = params.block, bidirectional
+        self.register_buffer("mean", torch.from_numpy(statistics.mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.from_numpy(statistics.std).view(-1, 1, 1))
+        # In standard deviations of all blocks, as the maps are.
+        self.register_buffer(
+            "largest_mean", torch.from_numpy((statistics.largest_mean - statistics.mean) / statistics.std)
+        )
+        self.register_buffer("largest_std", torch.from_numpy(statistics.largest_std / statistics.std))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("offset", torch.zeros(()))
+        self.members = nn.ModuleList(Member(len(statistics.mean), params, bidirectional) for _ in range(params.members))
+        self.crf = LinearChainCrf(change_rate, bidirectional)
 
     def calibrate(self, scale: float, offset: float) -> None:
         """Set what the plain score is multiplied by and what is added, to make it a logit."""
-        with torch.no_grad():
-            self.scale.fill_(scale)
-            self.offset.fill_(offset)
+        self.scale.fill_(scale)
+        self.offset.fill_(offset)
 
     def forward(self, errors: Tensor) -> tuple[Tensor, Tensor]:
         """Judge windows.
@@ -90,30 +118,38 @@ class CnnLstm(nn.Module):
             Logits of the frames, [windows, frames], and of the windows, [windows].
         """
         blocks = pool_blocks(errors.flatten(0, 1), self.block)
-        return self.judge(blocks.reshape(*errors.shape[:2], *blocks.shape[1:]))
-
-    def judge(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        """Judge windows whose errors `pool_blocks` has pooled; see `forward`."""
-        maps = (blocks.flatten(0, 1) - self.mean) / self.std
-        refined = maps
-        for convolution in self.convolutions:
-            refined = convolution(relu(refined))
-        hidden, _ = self.lstm(self._measure_largest(maps + self.refinement * refined, blocks.shape))
-        plain = self._smooth(self._measure_largest(maps, blocks.shape).mean(-1))
-        logits = self.scale * plain + self.offset + self.head(hidden).squeeze(-1)
+        logits = self.judge(blocks.reshape(*errors.shape[:2], *blocks.shape[1:]))
         # Between their mean and their maximum (Pinheiro and Collobert, CVPR 2015).
         top = logits.amax(1, keepdim=True)
         return logits, (logits - top).exp().mean(1).log() + top.squeeze(1)
 
+    def judge(self, blocks: Tensor) -> Tensor:
+        """Logits of frames, [windows, frames], of errors that `pool_blocks` has pooled: the mean of all members'."""
+        return self.judge_each([blocks] * len(self.members)).mean(0)
+
+    def judge_each(self, batches: Sequence[Tensor]) -> Tensor:
+        """Logits of frames by each member, [members, windows, frames], of as many batches; see `judge`."""
+        logits: Tensor = self.crf(
+            torch.stack([self._correct(*pair) for pair in zip(self.members, batches, strict=True)])
+        )
+        return logits
+
+    def _correct(self, member: nn.Module, blocks: Tensor) -> Tensor:
+        refined = member.refine(self._standardize(blocks))
+        correction = member.correct(self._measure_largest(refined, blocks.shape))
+        logits: Tensor = self.scale * self.measure_plain(blocks) + self.offset + correction
+        return logits
+
+    def measure_plain(self, blocks: Tensor) -> Tensor:
+        """The largest block of each frame, [windows, frames], in standard deviations from what is normal."""
+        return self._measure_largest(self._standardize(blocks), blocks.shape).mean(-1)
+
+    def _standardize(self, blocks: Tensor) -> Tensor:
+        return (blocks.flatten(0, 1) - self.mean) / self.std
+
     def _measure_largest(self, maps: Tensor, shape: torch.Size) -> Tensor:
         """The largest block of each map, in standard deviations from what it is in normal frames."""
         return ((maps.amax((2, 3)) - self.largest_mean) / self.largest_std).reshape(*shape[:3])
-
-    def _smooth(self, scores: Tensor) -> Tensor:
-        after = (self.smoothing - 1) // 2 if self.bidirectional else 0
-        before = self.smoothing - 1 - after
-        padded = pad(scores[:, None], (before, after), mode="replicate")
-        return avg_pool1d(padded, self.smoothing, 1)[:, 0]
 
 
 def pool_blocks(errors: Tensor, block: int) -> Tensor:

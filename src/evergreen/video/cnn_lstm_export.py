@@ -15,6 +15,7 @@ from evergreen.onnx_export import export_onnx
 from evergreen.params import ClipParams
 from evergreen.video.bundle import CNN_LSTM, CNN_LSTM_CAUSAL
 from evergreen.video.cnn_lstm import CnnLstm
+from evergreen.video.crf import MAX_FRAMES
 from evergreen.video.detector import load_judge
 from evergreen.video.metrics import Parity
 from evergreen.video.reconstruction import Reconstructor
@@ -28,8 +29,9 @@ def export_cnn_lstm(model: CnnLstm, clips: ClipParams, folder: Path) -> None:
     """Write a CNN+LSTM as ONNX, for windows of any length."""
     folder.mkdir(parents=True, exist_ok=True)
     model = copy.deepcopy(model)
-    model.lstm = _OnnxLstm(model.lstm)
-    windows, frames = (torch.export.Dim(name, min=1, max=4096) for name in ("windows", "frames"))
+    for member in model.members:
+        member.lstm = _OnnxLstm(member.lstm)
+    windows, frames = (torch.export.Dim(name, min=1, max=MAX_FRAMES) for name in ("windows", "frames"))
     example = (torch.zeros(2, clips.window, len(model.mean), clips.height, clips.width),)
     names = ["errors"], ["frame_logits", "window_logits"]
     file = folder / (CNN_LSTM if model.bidirectional else CNN_LSTM_CAUSAL)

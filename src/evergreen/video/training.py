@@ -4,10 +4,12 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.training_utils import EMAModel
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -100,15 +102,19 @@ def _stack(groups: Iterable[list[tuple[Tensor, NDArray[np.bool_]]]]) -> list[Win
 
 
 def train_cnn_lstm(data: TrainingSet, params: CnnLstmParams, seed: int, bidirectional: bool) -> CnnLstmResult:
-    """Train from the smoothed largest error on; keep the step with the lowest loss on validation, step 0 included."""
+    """Train from the largest error on; keep the step with the lowest loss on validation, step 0 included.
+
+    Each member learns from batches of its own; what is judged and kept are moving averages of the weights.
+    """
     torch.manual_seed(seed)
     start = time.monotonic()
-    model = CnnLstm(data.statistics, params, bidirectional)
-    y_true, logits = _judge(model, data.train)
-    fitted = _regress(logits, y_true)
-    model.calibrate(float(fitted.coef_[0, 0]), float(fitted.intercept_[0]))
-    class_weights = 0.5 / np.array([(~y_true).mean(), y_true.mean()], np.float32)
+    model = CnnLstm(data.statistics, params, _measure_change_rate(data.train), bidirectional)
+    y_true = _join(group.y_true for group in data.train) > 0
+    _calibrate_start(model, data.train)
+    class_weights = torch.from_numpy(0.5 / np.array([(~y_true).mean(), y_true.mean()], np.float32))
     optimizer = torch.optim.AdamW(model.parameters(), params.learning_rate, weight_decay=params.weight_decay)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, max(params.steps, 1))
+    ema = EMAModel(model.parameters(), decay=params.ema_decay)
     rng = np.random.default_rng(seed)
     weights = np.array([len(group.blocks) for group in data.train], float)
     result = CnnLstmResult(model, 0.0)
@@ -117,37 +123,101 @@ def train_cnn_lstm(data: TrainingSet, params: CnnLstmParams, seed: int, bidirect
     name = "CNN+LSTM" if bidirectional else "CNN+LSTM, causal"
     for step in show_progress(range(params.steps + 1), name):
         if step % params.evaluation_steps == 0 or step == params.steps:
+            ema.store(model.parameters())
+            ema.copy_to(model.parameters())
             eval_loss = _evaluate(model, data.validation)
             result.history.append({"step": step, "loss": float(np.mean(losses or [np.nan])), "eval_loss": eval_loss})
             losses = []
             if eval_loss < best:
                 best, kept = eval_loss, {key: value.clone() for key, value in model.state_dict().items()}
+            ema.restore(model.parameters())
         if step < params.steps:
             group = data.train[rng.choice(len(data.train), p=weights / weights.sum())]
-            batch = rng.integers(0, len(group.blocks), params.batch_size)
-            truth = group.y_true[batch]
-            frame_logits, _ = model.judge(group.blocks[batch])
-            loss = binary_cross_entropy_with_logits(
-                frame_logits, truth, weight=torch.from_numpy(class_weights)[truth.long()]
-            )
+            batches = [draw_batch(group, params.batch_size, data.statistics, rng) for _ in model.members]
+            logits, truth = model.judge_each([blocks for blocks, _ in batches]), torch.stack([y for _, y in batches])
+            loss = binary_cross_entropy_with_logits(logits, truth, weight=class_weights[truth.long()])
             optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            (len(batches) * loss).backward()  # of each member by itself
+            for member in model.members:
+                torch.nn.utils.clip_grad_norm_(member.parameters(), 1.0)
             losses.append(loss.item())
+            optimizer.step()
+            schedule.step()
+            ema.step(model.parameters())
     model.load_state_dict(kept)
     model.eval()
     result.train_runtime = time.monotonic() - start
     return result
 
 
-def _judge(model: CnnLstm, groups: list[Windows]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Labels and logits of all frames of all windows."""
-    model.eval()
+def draw_batch(
+    windows: Windows, size: int, statistics: BlockStatistics, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw windows, and make others of them, since few clips show few beginnings and ends of anomalies.
+
+    Half of the windows end as another one does, half are reversed. Each is made louder or quieter as a whole, and its
+    anomalous frames once more, as much as normal frames' largest errors vary: the level differs from clip to clip, and
+    what is learned must not be the level of these.
+
+    Returns:
+        Pooled errors, [size, frames, timesteps, rows, columns], and labels, [size, frames].
+    """
+    count, frames = windows.y_true.shape
+    batch, others = rng.integers(0, count, (2, size))
+    ends = torch.from_numpy(np.arange(frames) >= rng.integers(0, 2 * frames, (size, 1)))
+    y_true = torch.where(ends, windows.y_true[others], windows.y_true[batch])
+    blocks = torch.where(ends[..., None, None, None], windows.blocks[others], windows.blocks[batch])
+    reverse = torch.from_numpy(rng.random(size) < 0.5)
+    y_true[reverse], blocks[reverse] = y_true[reverse].flip(1), blocks[reverse].flip(1)
+    level, anomaly_level = torch.from_numpy(rng.standard_normal((2, size, 1)).astype(np.float32))
+    levels = (level + anomaly_level * y_true)[..., None, None, None]
+    return blocks + levels * torch.from_numpy(statistics.largest_std).view(-1, 1, 1), y_true
+
+
+def _measure_change_rate(groups: list[Windows]) -> float:
+    """How often the label changes from a frame to the next, as if one more pair of frames had and one had not."""
+    changes = sum(float((group.y_true[:, 1:] != group.y_true[:, :-1]).sum()) for group in groups)
+    pairs = sum(group.y_true[:, 1:].numel() for group in groups)
+    return float((changes + 1) / (pairs + 2))
+
+
+def _calibrate_start(model: CnnLstm, groups: list[Windows]) -> None:
+    """Make the plain score a logit, by what training shows, that weighs as much as a frame does among its like."""
     with torch.inference_mode():
-        logits = [model.judge(group.blocks)[0].flatten().numpy() for group in groups]
-    model.train()
-    return np.concatenate([group.y_true.flatten().numpy() for group in groups]) > 0, np.concatenate(logits)
+        scores = [model.measure_plain(group.blocks) for group in groups]
+    fitted = _regress(_join(scores), _join(group.y_true for group in groups) > 0)
+    frames = measure_autocorrelation_time([(s, group.y_true) for s, group in zip(scores, groups, strict=True)])
+    model.calibrate(float(fitted.coef_[0, 0]) / frames, float(fitted.intercept_[0]) / frames)
+
+
+def measure_autocorrelation_time(groups: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """How many frames say as much as one would if it stood alone, since their scores rise and fall together.
+
+    That is 1 + 2 Σ ρ, over the lags up to the first without correlation (Sokal, 1997), within windows and labels.
+
+    Args:
+        groups: scores and labels, [windows, frames].
+    """
+    products: dict[int, list[Tensor]] = {}
+    for scores, y_true in groups:
+        residuals = torch.zeros_like(scores)
+        for label in (0, 1):
+            mask = y_true == label
+            means = (scores * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+            residuals += mask * (scores - means)
+        for lag in range(scores.shape[1]):
+            end = scores.shape[1] - lag
+            same = y_true[:, :end] == y_true[:, lag:]
+            products.setdefault(lag, []).append((residuals[:, :end] * residuals[:, lag:])[same])
+    covariances = [float(torch.cat(parts).mean()) for _, parts in sorted(products.items())]
+    variance, *others = covariances
+    related = list(takewhile(lambda covariance: covariance > 0, others))
+    return float(1 + 2 * sum(related) / variance) if variance > 0 else 1.0
+
+
+def _join(parts: Iterable[Tensor]) -> NDArray[np.float32]:
+    joined: NDArray[np.float32] = torch.cat([part.flatten() for part in parts]).numpy()
+    return joined
 
 
 def _regress(logits: NDArray[np.float32], y_true: NDArray[np.bool_]) -> LogisticRegression:
@@ -161,7 +231,11 @@ def _regress(logits: NDArray[np.float32], y_true: NDArray[np.bool_]) -> Logistic
 
 def _evaluate(model: CnnLstm, groups: list[Windows]) -> float:
     """The loss that calibration leaves, since it follows anyway: what counts is how frames are told apart."""
-    y_true, logits = _judge(model, groups)
+    model.eval()
+    with torch.inference_mode():
+        logits = _join(model.judge(group.blocks) for group in groups)
+    model.train()
+    y_true = _join(group.y_true for group in groups) > 0
     fitted = _regress(logits, y_true)
     if fitted.coef_[0, 0] <= 0:
         return math.log(2)  # of always answering one half
@@ -194,10 +268,11 @@ def calibrate(features: Path, judge: Judge, clips: ClipParams, cost_ratio: float
             tops = [float(judge(np.stack([errors for _, errors in part])[None])[1][0]) for part in parts]
         frames += [(logit, is_anomalous) for (is_anomalous, _), logit, _ in judged]
         windows += [(top, any(mask for mask, _ in part)) for top, part in zip(tops, parts, strict=True)]
-    return Calibrations(frame=_fit(frames, cost_ratio), clip=_fit(windows, cost_ratio))
+    return Calibrations(frame=fit_calibration(frames, cost_ratio), clip=fit_calibration(windows, cost_ratio))
 
 
-def _fit(scored: list[tuple[float, bool]], cost_ratio: float) -> Calibration:
+def fit_calibration(scored: list[tuple[float, bool]], cost_ratio: float) -> Calibration:
+    """Make logits with their labels probabilities (see `_regress`), and choose the threshold."""
     logits, y_true = (np.array(column) for column in zip(*scored, strict=True))
     if len(set(y_true.tolist())) < 2:
         # With clips that are labeled whole, every window of validation may be of one class.
