@@ -32,10 +32,10 @@ from scipy.ndimage import uniform_filter1d
 from sklearn.metrics import roc_auc_score
 
 from evergreen.metrics import Estimate, Metrics
-from evergreen.params import ClipParams, EvaluateParams, Params
+from evergreen.params import ClipParams, CnnLstmParams, EvaluateParams, Params
 from evergreen.video.bundle import CNN_LSTM, Calibration, Manifest
 from evergreen.video.clips import Clip
-from evergreen.video.cnn_lstm import BlockStatistics, pool_blocks
+from evergreen.video.cnn_lstm import BlockStatistics, CnnLstm, pool_blocks
 from evergreen.video.cnn_lstm_export import export_cnn_lstm
 from evergreen.video.detector import Judge, judge_windows, load_judge
 from evergreen.video.evaluation import measure_difference
@@ -245,16 +245,16 @@ def load_judges(folder: Path, params: Params) -> dict[str, Judge]:
     """The judges of a source's folder."""
     judges = {path.parent.name: load_judge(path) for path in sorted(folder.glob(f"*/{CNN_LSTM}"))}
     with np.load(folder / STATISTICS) as statistics:
-        return {"smoothed": make_plain(BlockStatistics(**statistics), params.cnn_lstm.block)} | judges
+        return {"smoothed": make_plain(BlockStatistics(**statistics), params.cnn_lstm)} | judges
 
 
-def make_plain(statistics: BlockStatistics, block: int) -> Judge:
-    """Judge a window by its frames' largest blocks alone, each timestep in standard units, averaged over time."""
+def make_plain(statistics: BlockStatistics, params: CnnLstmParams) -> Judge:
+    """Judge a window by the CNN+LSTM's plain score alone, averaged over time."""
+    model = CnnLstm(statistics, params, change_rate=0.5, bidirectional=True)
 
     def judge(errors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        largest = pool_blocks(torch.from_numpy(errors[0]), block).amax((2, 3)).numpy()
-        score = ((largest - statistics.largest_mean) / statistics.largest_std).mean(1)
-        smoothed = uniform_filter1d(score, SMOOTHING, mode="nearest")[None]
+        score = model.measure_plain(pool_blocks(torch.from_numpy(errors[0]), params.block)[None])
+        smoothed = uniform_filter1d(score[0].numpy(), SMOOTHING, mode="nearest")[None]
         return smoothed, smoothed.max(1)
 
     return judge
