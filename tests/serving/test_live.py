@@ -238,6 +238,31 @@ def test_lost_worker_costs_no_request(tmp_path: Path, bundle: Path) -> None:
         assert len(server.workers()) == 2
 
 
+def test_it_stops_without_a_traceback_where_its_threads_are_slow(tmp_path: Path, bundle: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_THREADS)
+    with run_server(tmp_path, bundle, PYTHONPATH=tmp_path) as server:
+        server.classify()
+    assert (tmp_path / "slowed").exists()
+
+
+SLOW_THREADS = """\
+import atexit, multiprocessing.connection, pathlib, threading, time
+
+wait = multiprocessing.connection.wait
+
+def wait_long(sentinels, timeout=None):
+    ready = wait(sentinels, timeout)
+    if timeout is None and threading.current_thread() is not threading.main_thread():
+        pathlib.Path(__file__).with_name("slowed").touch()
+        time.sleep(1)
+    return ready
+
+multiprocessing.connection.wait = wait_long
+atexit.register(time.sleep, 2)
+"""
+"""Start-up code after which a thread sees a second late that a process has ended, and the main one ends last."""
+
+
 def test_killed_main_process_leaves_nothing_running(tmp_path: Path, bundle: Path) -> None:
     server = RunningServer(tmp_path, bundle).start()
     server.classify()

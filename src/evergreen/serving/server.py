@@ -131,15 +131,18 @@ def _build_service(
 
 
 class _ManagerToEnd:
-    """LitServe's manager process, which its threads use until they have ended."""
+    """LitServe's manager process, which threads use until they have ended."""
+
+    users = ("litserve-monitoring", "evergreen-watch", "evergreen-stop")
+    """Names of these threads."""
 
     def __init__(self, manager: Any) -> None:
         self._manager = manager
 
     def shutdown(self) -> None:
-        """Wait for the thread that watches the workers, then end the manager."""
+        """Wait for the threads that use the manager, then end it."""
         for thread in threading.enumerate():
-            if thread.name == "litserve-monitoring" and thread is not threading.current_thread():
+            if thread.name in self.users and thread is not threading.current_thread():
                 thread.join(5)
         self._manager.shutdown()
 
@@ -197,14 +200,14 @@ class _Server(LitServer):
         workers: dict[int, Any] = super()._start_server(*args, **kwargs)
         self._api_process = workers[0]
         # LitServe watches its workers only; without the server process the rest is of no use.
-        threading.Thread(target=self._watch, args=(workers[0],), daemon=True).start()
+        threading.Thread(target=self._watch, args=(workers[0],), name="evergreen-watch", daemon=True).start()
         return workers
 
     def _perform_graceful_shutdown(self, manager: Any, *args: Any, **kwargs: Any) -> None:
         """Tell the thread that restarts workers to end: it would restart what is stopped, or miss the manager."""
         if self._shutdown_event is not None:
             # By a thread with a connection of its own: this one's still waits for the event.
-            threading.Thread(target=self._shutdown_event.set, daemon=True).start()
+            threading.Thread(target=self._shutdown_event.set, name="evergreen-stop", daemon=True).start()
         super()._perform_graceful_shutdown(_ManagerToEnd(manager), *args, **kwargs)
 
     def _watch(self, process: Any) -> None:
