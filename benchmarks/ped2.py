@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ped2_alarms import COST_RATIOS, measure_alarms
+from ped2_cost import measure_cost
+from ped2_plot import plot_table
 from ped2_sources import SOURCES, write_maps
 from record import save_result
 from ruamel.yaml import YAML
@@ -305,12 +307,13 @@ def summarize(results: list[FoldResult], params: EvaluateParams) -> dict[str, An
     seeds: dict[int, list[FoldResult]] = {}
     for result in sorted(results, key=lambda result: (result.seed, result.fold)):
         seeds.setdefault(result.seed, []).append(result)
-    rows = [row for row in results[0].scores if all(row in result.scores for result in results)]
+    complete = [folds for folds in seeds.values() if len(folds) == N_FOLDS]
+    rows = dict.fromkeys(row for result in results for row in result.scores)
     pooled = {
         row: {
-            str(seed): estimate_auc(folds, row, params).model_dump()
-            for seed, folds in seeds.items()
-            if len(folds) == N_FOLDS
+            str(folds[0].seed): estimate_auc(folds, row, params).model_dump()
+            for folds in complete
+            if all(row in fold.scores for fold in folds)
         }
         for row in rows
     }
@@ -320,21 +323,22 @@ def summarize(results: list[FoldResult], params: EvaluateParams) -> dict[str, An
             "fold": result.fold,
             "clips": list(result.y_true),
             "seconds": {name: {k: round(v, 1) for k, v in part.items()} for name, part in result.seconds.items()},
-            "frame_auc": {row: measure_auc([result], row) for row in rows},
+            "frame_auc": {row: measure_auc([result], row) for row in result.scores},
         }
         for folds in seeds.values()
         for result in folds
     ]
-    complete = [folds for folds in seeds.values() if len(folds) == N_FOLDS]
     alarms = {
         row: measure_alarms(complete[0], row) for row in ALARMING if complete and row in complete[0][0].thresholds
     }
     return {"frame_auc": pooled, "alarms": alarms, "folds": by_fold}
 
 
-def save(results: list[FoldResult], args: argparse.Namespace, params: Params, seconds: float) -> dict[str, Any]:
+def save(
+    results: list[FoldResult], args: argparse.Namespace, params: Params, seconds: float, cost: dict[str, Any]
+) -> dict[str, Any]:
     """Write what is done so far, and return its figures."""
-    summary = summarize(results, params.evaluate)
+    summary = summarize(results, params.evaluate) | {"cost": cost}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "processor"
     save_result(
         args.out,
@@ -384,8 +388,13 @@ def run(args: argparse.Namespace, changes: dict[str, Any]) -> None:
         futures = [pool.submit(run_fold, fold) for fold in folds]
         for future in as_completed(futures):
             results.append(future.result())
-            summary = save(results, args, folds[0].params, time.monotonic() - start)
+            save(results, args, folds[0].params, time.monotonic() - start, {})
             print(f"seed {results[-1].seed}, fold {results[-1].fold}: {results[-1].seconds}", flush=True)
+    seconds, weights = time.monotonic() - start, folds[0].folder / "diffusion/weights"
+    # Now that nothing runs beside it.
+    cost = measure_cost(find_clips(DATA)[0].path, weights, folds[0].params) if weights.exists() else {}
+    summary = save(results, args, folds[0].params, seconds, cost)
+    plot_table(summary, args.out.with_suffix(".png"))
     print("| row | frame AUC by seed |\n| --- | --- |")
     for row, by_seed in summary["frame_auc"].items():
         print(f"| {row} | {', '.join(str(Estimate(**auc)) for auc in by_seed.values())} |")

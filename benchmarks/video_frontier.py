@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 from ped2 import COMMON, DATA, PACKAGES, RESULTS, SETTINGS, WORK, Fold, find_folder, make_params, measure_auc, run_fold
 from record import save_result
 
 from evergreen.params import Params
+from evergreen.plots import COLORS, save_figure
 from evergreen.video.bundle import CNN_LSTM
 from evergreen.video.clips import Clip
 from evergreen.video.detector import judge_windows, load_judge, load_reconstructor
@@ -42,7 +44,10 @@ TRAINED = [
     Setting("smaller frames", {"clips.height": 80, "clips.width": 120, "cnn_lstm.block": 8}),
 ]
 """The first is the default."""
+RUNTIME = (2, 8)
+"""Threads, and frames in a batch, of every setting."""
 RUNTIMES = [(threads, batch) for threads in (1, 2) for batch in (1, 4, 8, 16)]
+"""Of the default."""
 
 
 def find_models(setting: Setting, number: int) -> tuple[Params, Path]:
@@ -86,7 +91,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "video_frontier.json")
     args = parser.parse_args()
     accuracy = {setting.name: measure_accuracy(setting, args.fold) for setting in TRAINED}
-    points = [(setting, 2, 8) for setting in TRAINED[1:]] + [(TRAINED[0], *runtime) for runtime in RUNTIMES]
+    points = [(setting, *RUNTIME) for setting in TRAINED[1:]] + [(TRAINED[0], *runtime) for runtime in RUNTIMES]
     speeds: list[list[float]] = [[] for _ in points]
     for _ in range(args.repeats):
         for (setting, threads, batch), values in zip(points, speeds, strict=True):
@@ -102,8 +107,32 @@ def main() -> None:
         for (setting, threads, batch), values in zip(points, speeds, strict=True)
     ]
     save_result(args.out, PACKAGES, fold=args.fold, repeats=args.repeats, n_frames=N_FRAMES, points=rows)
+    plot_frontier(rows, args.out.with_suffix(".png"))
     for row in rows:
         print(row)
+
+
+def plot_frontier(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write the picture: frame AUC by speed, and speed by threads and batch."""
+    figure, (frontier, runtimes) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for row in (row for row in rows if (row["threads"], row["batch"]) == RUNTIME):
+        point = (row["frames_per_second"], row["frame_auc"]["cnn_lstm_0"])
+        frontier.plot(*point, "o", color=COLORS[0])
+        frontier.annotate(row["setting"], point, xytext=(6, 6), textcoords="offset points")
+    frontier.margins(0.3)
+    frontier.set_xlabel("frames per second")
+    frontier.set_ylabel("frame AUC of one fold")
+    frontier.set_title("What is judged")
+    for (threads, name), color in zip({1: "one thread", 2: "two threads"}.items(), COLORS, strict=False):
+        points = [row for row in rows if row["setting"] == TRAINED[0].name and row["threads"] == threads]
+        batches, speeds = [row["batch"] for row in points], [row["frames_per_second"] for row in points]
+        runtimes.plot(batches, speeds, "o-", color=color, label=name)
+    runtimes.set_ylim(bottom=0)
+    runtimes.set_xlabel("frames in a batch")
+    runtimes.set_ylabel("frames per second")
+    runtimes.set_title(f"Threads and batches, {TRAINED[0].name}")
+    runtimes.legend()
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":
