@@ -251,12 +251,12 @@ def load_judges(folder: Path, params: Params) -> dict[str, Judge]:
 
 
 def make_plain(statistics: BlockStatistics, params: CnnLstmParams) -> Judge:
-    """Judge a window by the CNN+LSTM's plain score alone, averaged over time."""
+    """Judge a window by its frames' largest block alone, averaged over time."""
     model = CnnLstm(statistics, params, change_rate=0.5, bidirectional=True)
 
     def judge(errors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        score = model.measure_plain(pool_blocks(torch.from_numpy(errors[0]), params.block)[None])
-        smoothed = uniform_filter1d(score[0].numpy(), SMOOTHING, mode="nearest")[None]
+        largest = model.describe(pool_blocks(torch.from_numpy(errors[0]), params.block)[None])[0, :, 0]
+        smoothed = uniform_filter1d(largest.numpy(), SMOOTHING, mode="nearest")[None]
         return smoothed, smoothed.max(1)
 
     return judge

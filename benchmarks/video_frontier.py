@@ -1,4 +1,4 @@
-"""Speed of detection against frame AUC: noise levels, size of frames, width of the U-Net; then threads and batches.
+"""Speed of detection against frame AUC: noise levels and size of frames; then threads and batches.
 
 The AUC is that of one fold of `ped2.py`, whose models are used where they are there. Speed is that of ONNX Runtime,
 from the file to the scores, the settings in turns:
@@ -40,7 +40,6 @@ class Setting:
 TRAINED = [
     Setting("three levels"),
     Setting("one level", {"reconstruction.timesteps": [40]}, "timestep_second"),
-    Setting("narrow U-Net", {"diffusion.channels": [16, 48, 96]}),
     Setting("smaller frames", {"clips.height": 80, "clips.width": 120, "cnn_lstm.block": 8}),
 ]
 """The first is the default."""

@@ -332,7 +332,7 @@ def plot_timeline(
         label = "detected" if number == 0 else None
         axes.axvspan(start - step / 2, end + step / 2, color=COLORS[2], alpha=0.3, linewidth=0, label=label)
     axes.plot(seconds, scores, color=COLORS[0], linewidth=1.2, label="score of the frame")
-    axes.axhline(threshold, color="grey", linewidth=1, linestyle=":", label=f"threshold {threshold:.2f}")
+    axes.axhline(threshold, color="grey", linewidth=1, linestyle=":", label=f"threshold of a frame {threshold:.2f}")
     axes.set(title=shorten_names([title], 90)[0], xlabel="seconds", ylabel="probability of an anomaly", ylim=(0, 1.02))
     axes.set_xlim(seconds[0], max(seconds[-1], seconds[0] + 0.1))
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
@@ -388,7 +388,10 @@ def plot_detector_training(diffusion: Any, cnn_lstm: Any, path: Path) -> None:
         right.plot(rows["step"], rows["eval_loss"], marker=".", color=color, label=name)
         best = rows.loc[rows["eval_loss"].idxmin()]
         right.plot(best["step"], best["eval_loss"], marker="o", markersize=9, color=color, fillstyle="none")
-    right.set(title="CNN+LSTM, validation loss (ring: kept)", xlabel="step", ylim=(0, None))
+    # Of always answering one half.
+    right.axhline(np.log(2), color="grey", linewidth=1, linestyle=":", label="chance")
+    top = 1.15 * max(cnn_lstm["eval_loss"].max(), np.log(2))
+    right.set(title="CNN+LSTM, validation loss (ring: kept)", xlabel="step", ylim=(0, top))
     right.legend(frameon=False)
     save_figure(figure, path)
 

@@ -14,7 +14,10 @@ from evergreen.video.detector import load_judge
 
 PARAMS = reduce_params().cnn_lstm
 STATISTICS = BlockStatistics(
-    *(np.array(values, np.float32) for values in ([-5.0, -4.0], [1.0, 0.5], [-3.0, -3.5], [0.4, 0.2]))
+    *(
+        np.array(values, np.float32)
+        for values in ([-5.0, -4.0], [1.0, 0.5], [-3.0, -3.5], [0.4, 0.2], [-4.5, -3.9], [0.3, 0.1])
+    )
 )
 CHANGE_RATE = 0.1
 CLIPS = ClipParams(height=24, width=40, color=False, window=8, stride=4)
@@ -23,7 +26,7 @@ CLIPS = ClipParams(height=24, width=40, color=False, window=8, stride=4)
 def make_model(bidirectional: bool, trained: bool = True) -> CnnLstm:
     torch.manual_seed(0)
     model = CnnLstm(STATISTICS, PARAMS, CHANGE_RATE, bidirectional)
-    model.calibrate(2.0, -3.0)
+    model.calibrate([2.0, 0.5], -3.0)
     if trained:
         for member in model.members:
             torch.nn.init.normal_(member.head.weight)
@@ -43,11 +46,12 @@ def judge(model: CnnLstm, errors: torch.Tensor) -> tuple[np.ndarray, np.ndarray]
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_it_starts_as_the_largest_error_among_its_neighbors(bidirectional):
+def test_it_starts_as_the_largest_and_average_error_among_its_neighbors(bidirectional):
     model, errors = make_model(bidirectional, trained=False), make_errors(1)
     blocks = pool_blocks(errors[0], PARAMS.block).numpy()
     largest = ((blocks.max((2, 3)) - [-3.0, -3.5]) / [0.4, 0.2]).mean(1)
-    logits = torch.from_numpy(2 * largest[None] - 3).float()
+    average = ((blocks.mean((2, 3)) - [-4.5, -3.9]) / [0.3, 0.1]).mean(1)
+    logits = torch.from_numpy(2 * largest[None] + 0.5 * average[None] - 3).float()
     expected = LinearChainCrf(CHANGE_RATE, bidirectional)(logits)
     assert judge(model, errors)[0] == pytest.approx(expected.numpy(), abs=1e-4)
 

@@ -24,21 +24,42 @@ PARAMS = reduce_params().cnn_lstm
 
 
 def make_windows(count: int, seed: int) -> Windows:
-    """Noise, in which anomalies raise all blocks a little: the largest block hardly shows them."""
+    """Noise, in which anomalies raise a region and lower the rest: neither largest nor average block shows them well."""
     rng = np.random.default_rng(seed)
     y_true = np.zeros((count, 8), np.float32)
     y_true[::2, 2:6] = 1
-    blocks = rng.standard_normal((count, 8, 2, 5, 7)).astype(np.float32) + 1.0 * y_true[:, :, None, None, None]
+    region = np.where(np.arange(7) < 3, 1.2, -0.9).astype(np.float32)
+    blocks = rng.standard_normal((count, 8, 2, 5, 7)).astype(np.float32) + region * y_true[:, :, None, None, None]
     return Windows(torch.from_numpy(blocks), torch.from_numpy(y_true))
 
 
 def make_set() -> TrainingSet:
     zero, one = np.zeros(2, np.float32), np.ones(2, np.float32)
-    return TrainingSet([make_windows(40, 0)], [make_windows(20, 1)], BlockStatistics(zero, one, zero + 2, one / 10), 40)
+    statistics = BlockStatistics(zero, one, zero + 2, one / 10, zero, one / 6)
+    return TrainingSet([make_windows(40, 0)], [make_windows(20, 1)], statistics, 40)
+
+
+@pytest.mark.parametrize(
+    ("largest", "average", "used"), [(2.0, 0.0, [0]), (0.0, 2.0, [1]), (2.0, 2.0, [0, 1]), (2.0, -2.0, [0])]
+)
+def test_it_starts_with_what_training_shows_and_never_takes_less_error_for_evidence(largest, average, used):
+    rng = np.random.default_rng(0)
+    y_true = rng.random((50, 8)) < 0.3
+    zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
+    blocks = np.zeros((50, 8, 1, 2, 2), np.float32)
+    # Of four blocks one is the largest, by 20; what it gains the others lose, so that it moves the average by nothing.
+    top, mean = (rng.standard_normal((50, 8)) + effect * y_true for effect in (largest, average))
+    blocks[..., 0, 0, 0] = 20 + top
+    blocks[..., 0, 0, 1] = 4 * mean - 20 - top
+    data = Windows(torch.from_numpy(blocks), torch.from_numpy(y_true.astype(np.float32)))
+    training_set = TrainingSet([data], [data], BlockStatistics(zero, one, zero + 20, one, zero, one), 50)
+    model = train_cnn_lstm(training_set, PARAMS.model_copy(update={"steps": 0}), 0, True).model
+    assert (model.weights >= 0).all()
+    assert model.weights.nonzero().flatten().tolist() == used
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_it_learns_what_the_largest_error_does_not_show(bidirectional):
+def test_it_learns_what_largest_and_average_error_do_not_show(bidirectional):
     params = PARAMS.model_copy(update={"steps": 300, "learning_rate": 3e-2})
     result = train_cnn_lstm(make_set(), params, 7, bidirectional)
     start, kept = result.history[0]["eval_loss"], min(row["eval_loss"] for row in result.history)
@@ -61,7 +82,9 @@ def test_windows_are_spliced_reversed_and_shifted_with_their_labels():
     windows = Windows(torch.from_numpy(blocks.astype(np.float32)), torch.from_numpy(y_true))
     before = windows.blocks.clone()
     zero, std = np.zeros(2, np.float32), np.array([0.01, 0.02], np.float32)
-    drawn, truth = draw_batch(windows, 200, BlockStatistics(zero, zero, zero, std), np.random.default_rng(0))
+    drawn, truth = draw_batch(
+        windows, 200, BlockStatistics(zero, zero, zero, std, zero, zero), np.random.default_rng(0)
+    )
     assert torch.equal(windows.blocks, before)
     frames = drawn[:, :, 0, 0, 0].round()
     numbers, sources = frames % 100, frames // 100

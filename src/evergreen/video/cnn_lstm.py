@@ -32,12 +32,14 @@ class NonNegativeConv(nn.Module):
 
 @dataclass(frozen=True)
 class BlockStatistics:
-    """Of the logarithms of normal errors, each [timesteps]: of all blocks, and of each frame's largest."""
+    """Of the logarithms of normal errors, each [timesteps]: of all blocks, of each frame's largest, of its average."""
 
     mean: Floats
     std: Floats
     largest_mean: Floats
     largest_std: Floats
+    average_mean: Floats
+    average_std: Floats
 
 
 class Member(nn.Module):
@@ -70,9 +72,9 @@ class Member(nn.Module):
 class CnnLstm(nn.Module):
     """Answers 1 or 0 from reconstruction errors.
 
-    Its starting point is a plain score, the largest block's error, which a CRF weighs against that of the neighboring
-    frames; each member, a CNN and an LSTM, begins as a correction of zero, so that training can only add what
-    validation confirms. The answer is the mean of the members' logits.
+    Its starting point is a plain score, the error of the largest block and of all blocks, which a CRF weighs against
+    that of the neighboring frames; each member, a CNN and an LSTM, begins as a correction of zero, so that training can
+    only add what validation confirms. The answer is the mean of the members' logits.
 
     Args:
         change_rate: the chance that the next frame has another label.
@@ -83,7 +85,9 @@ class CnnLstm(nn.Module):
     std: Tensor
     largest_mean: Tensor
     largest_std: Tensor
-    scale: Tensor
+    average_mean: Tensor
+    average_std: Tensor
+    weights: Tensor
     offset: Tensor
 
     def __init__(
@@ -93,19 +97,19 @@ class CnnLstm(nn.Module):
         self.block, self.bidirectional = params.block, bidirectional
         self.register_buffer("mean", torch.from_numpy(statistics.mean).view(-1, 1, 1))
         self.register_buffer("std", torch.from_numpy(statistics.std).view(-1, 1, 1))
-        # In standard deviations of all blocks, as the maps are.
-        self.register_buffer(
-            "largest_mean", torch.from_numpy((statistics.largest_mean - statistics.mean) / statistics.std)
-        )
-        self.register_buffer("largest_std", torch.from_numpy(statistics.largest_std / statistics.std))
-        self.register_buffer("scale", torch.ones(()))
+        for name in ("largest", "average"):
+            # In standard deviations of all blocks, as the maps are.
+            mean, std = getattr(statistics, f"{name}_mean"), getattr(statistics, f"{name}_std")
+            self.register_buffer(f"{name}_mean", torch.from_numpy((mean - statistics.mean) / statistics.std))
+            self.register_buffer(f"{name}_std", torch.from_numpy(std / statistics.std))
+        self.register_buffer("weights", torch.tensor([1.0, 0.0]))
         self.register_buffer("offset", torch.zeros(()))
         self.members = nn.ModuleList(Member(len(statistics.mean), params, bidirectional) for _ in range(params.members))
         self.crf = LinearChainCrf(change_rate, bidirectional)
 
-    def calibrate(self, scale: float, offset: float) -> None:
-        """Set what the plain score is multiplied by and what is added, to make it a logit."""
-        self.scale.fill_(scale)
+    def calibrate(self, weights: Sequence[float], offset: float) -> None:
+        """Set what each of `describe`'s numbers counts in the plain score, and what is added to make it a logit."""
+        self.weights.copy_(torch.tensor(weights))
         self.offset.fill_(offset)
 
     def forward(self, errors: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,14 +139,25 @@ class CnnLstm(nn.Module):
         return logits
 
     def _correct(self, member: nn.Module, blocks: Tensor) -> Tensor:
-        refined = member.refine(self._standardize(blocks))
-        correction = member.correct(self._measure_largest(refined, blocks.shape))
-        logits: Tensor = self.scale * self.measure_plain(blocks) + self.offset + correction
+        maps = self._standardize(blocks)
+        correction = member.correct(self._measure_largest(member.refine(maps), blocks.shape))
+        logits: Tensor = self._describe(maps, blocks.shape) @ self.weights + self.offset + correction
         return logits
 
-    def measure_plain(self, blocks: Tensor) -> Tensor:
-        """The largest block of each frame, [windows, frames], in standard deviations from what is normal."""
-        return self._measure_largest(self._standardize(blocks), blocks.shape).mean(-1)
+    def describe(self, blocks: Tensor) -> Tensor:
+        """The largest and the average block of each frame, in standard deviations from what is normal.
+
+        Args:
+            blocks: of `pool_blocks`, [windows, frames, timesteps, rows, columns].
+
+        Returns:
+            Means over the timesteps, [windows, frames, 2].
+        """
+        return self._describe(self._standardize(blocks), blocks.shape)
+
+    def _describe(self, maps: Tensor, shape: torch.Size) -> Tensor:
+        average = ((maps.mean((2, 3)) - self.average_mean) / self.average_std).reshape(*shape[:3])
+        return torch.stack([self._measure_largest(maps, shape).mean(-1), average.mean(-1)], -1)
 
     def _standardize(self, blocks: Tensor) -> Tensor:
         return (blocks.flatten(0, 1) - self.mean) / self.std

@@ -101,7 +101,7 @@ def _write_evidence(detection: Detection, name: str, folder: Path) -> None:
 
     detection.save(folder / "result.json")
     spans = [(part.start_seconds, part.end_seconds) for part in detection.ranges]
-    title = f"{name}: {detection.answer} (score {detection.score:.2f}, threshold {detection.threshold:.2f})"
+    title = f"{name}: {detection.answer} (score {detection.score:.3f}, threshold {detection.threshold:.3f})"
     plot_timeline(detection.seconds, detection.scores, detection.frame_threshold, spans, title, folder / "timeline.png")
 
 

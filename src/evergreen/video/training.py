@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import combinations, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +85,7 @@ def load_training_set(features: Path, params: CnnLstmParams, clips: ClipParams) 
 
 def _measure_blocks(blocks: Tensor) -> BlockStatistics:
     """Statistics of the blocks of normal frames, [frames, timesteps, rows, columns]."""
-    groups = (blocks.transpose(0, 1).flatten(1), blocks.amax((2, 3)).T)
+    groups = (blocks.transpose(0, 1).flatten(1), blocks.amax((2, 3)).T, blocks.mean((2, 3)).T)
     return BlockStatistics(
         *(part.numpy() for group in groups for part in (group.mean(1), group.std(1).clamp(min=1e-3)))
     )
@@ -110,7 +110,7 @@ def train_cnn_lstm(data: TrainingSet, params: CnnLstmParams, seed: int, bidirect
     start = time.monotonic()
     model = CnnLstm(data.statistics, params, _measure_change_rate(data.train), bidirectional)
     y_true = _join(group.y_true for group in data.train) > 0
-    _calibrate_start(model, data.train)
+    _calibrate_start(model, data.train, y_true)
     class_weights = torch.from_numpy(0.5 / np.array([(~y_true).mean(), y_true.mean()], np.float32))
     optimizer = torch.optim.AdamW(model.parameters(), params.learning_rate, weight_decay=params.weight_decay)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, max(params.steps, 1))
@@ -181,13 +181,36 @@ def _measure_change_rate(groups: list[Windows]) -> float:
     return float((changes + 1) / (pairs + 2))
 
 
-def _calibrate_start(model: CnnLstm, groups: list[Windows]) -> None:
+def _calibrate_start(model: CnnLstm, groups: list[Windows], y_true: NDArray[np.bool_]) -> None:
     """Make the plain score a logit, by what training shows, that weighs as much as a frame does among its like."""
     with torch.inference_mode():
-        scores = [model.measure_plain(group.blocks) for group in groups]
-    fitted = _regress(_join(scores), _join(group.y_true for group in groups) > 0)
+        described = [model.describe(group.blocks) for group in groups]
+    weights, offset = _weigh(np.concatenate([part.flatten(0, 1).numpy() for part in described]), y_true)
+    scores = [part @ torch.from_numpy(weights) for part in described]
     frames = measure_autocorrelation_time([(s, group.y_true) for s, group in zip(scores, groups, strict=True)])
-    model.calibrate(float(fitted.coef_[0, 0]) / frames, float(fitted.intercept_[0]) / frames)
+    model.calibrate((weights / frames).tolist(), offset / frames)
+
+
+def _weigh(described: NDArray[np.float32], y_true: NDArray[np.bool_]) -> tuple[NDArray[np.float32], float]:
+    """Weights and offset of a logistic regression that are not negative: more error can only mean more evidence.
+
+    Of the regressions on some of the numbers, [frames, numbers], whose weights are all positive, the best one is the
+    optimum under that constraint; where there is none, nothing is evidence.
+    """
+    numbers = range(described.shape[1])
+    subsets = [list(subset) for size in numbers for subset in combinations(numbers, size + 1)]
+    best, weights, offset = math.log(2), np.zeros(len(numbers), np.float32), 0.0
+    for subset in subsets:
+        fitted = _regress(described[:, subset], y_true)
+        loss = log_loss(
+            y_true,
+            fitted.predict_proba(described[:, subset])[:, 1],
+            sample_weight=compute_sample_weight("balanced", y_true),
+        )
+        if (fitted.coef_ > 0).all() and loss < best:
+            best, weights, offset = loss, np.zeros(len(numbers), np.float32), float(fitted.intercept_[0])
+            weights[subset] = fitted.coef_[0]
+    return weights, offset
 
 
 def measure_autocorrelation_time(groups: Iterable[tuple[Tensor, Tensor]]) -> float:
@@ -220,13 +243,13 @@ def _join(parts: Iterable[Tensor]) -> NDArray[np.float32]:
     return joined
 
 
-def _regress(logits: NDArray[np.float32], y_true: NDArray[np.bool_]) -> LogisticRegression:
-    """Fit what makes logits probabilities (Platt, 1999).
+def _regress(scores: NDArray[np.float32], y_true: NDArray[np.bool_]) -> LogisticRegression:
+    """Fit what makes scores, [frames, numbers], probabilities (Platt, 1999).
 
     Balanced, since how many anomalies there are says nothing about the world; regularized, since the frames may be
     separable, where the scale would grow without end.
     """
-    return LogisticRegression(class_weight="balanced").fit(logits[:, None], y_true)
+    return LogisticRegression(class_weight="balanced").fit(scores, y_true)
 
 
 def _evaluate(model: CnnLstm, groups: list[Windows]) -> float:
@@ -236,7 +259,7 @@ def _evaluate(model: CnnLstm, groups: list[Windows]) -> float:
         logits = _join(model.judge(group.blocks) for group in groups)
     model.train()
     y_true = _join(group.y_true for group in groups) > 0
-    fitted = _regress(logits, y_true)
+    fitted = _regress(logits[:, None], y_true)
     if fitted.coef_[0, 0] <= 0:
         return math.log(2)  # of always answering one half
     y_proba = fitted.predict_proba(logits[:, None])[:, 1]
@@ -278,7 +301,7 @@ def fit_calibration(scored: list[tuple[float, bool]], cost_ratio: float) -> Cali
         # With clips that are labeled whole, every window of validation may be of one class.
         log.warning("not calibrated", reason="validation holds one class only", n_samples=len(y_true))
         return Calibration(scale=1.0, offset=0.0, threshold=1 / (1 + cost_ratio))
-    regression = _regress(logits, y_true)
+    regression = _regress(logits[:, None], y_true)
     scale = float(regression.coef_[0, 0])
     if scale <= 0:
         log.warning("scores do not separate validation", scale=round(scale, 3), remedy="train longer, or more footage")
