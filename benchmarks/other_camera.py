@@ -30,8 +30,8 @@ def main() -> None:
         args.out,
         PACKAGES,
         video=args.video.name,
-        features=features.model_dump(mode="json"),
-        metrics=metrics.model_dump(mode="json"),
+        features=features.model_dump(mode="json", exclude={"train_runtime", "features_runtime"}),
+        metrics=metrics.model_dump(mode="json", exclude={"cost", "train_runtime"}),
         params=params.model_dump(mode="json", include=set(SECTIONS), exclude={"video": {"source"}}),
     )
     print(f"frame AUC {metrics.frame_auc}, by kind {metrics.by_kind}; difference {metrics.baselines}")
