@@ -93,12 +93,12 @@ def main() -> None:
     args = parser.parse_args()
     params, detector = make_params(GENERATOR | {"diffusion.steps": args.steps}, seed=0), make_params(DETECTOR, seed=0)
     learned, real = read_pieces(params)
-    if not (WORK / "model").exists():
+    model = WORK / f"model-{args.steps}"
+    if not model.exists():
         frames = np.concatenate(learned)
-        train_denoiser(frames, params.diffusion, params.clips, params.seed, WORK / "checkpoints")[0].save(
-            WORK / "model"
-        )
-    denoiser = Denoiser.load(WORK / "model")
+        trained, _ = train_denoiser(frames, params.diffusion, params.clips, params.seed, WORK / "checkpoints")
+        trained.save(model)
+    denoiser = Denoiser.load(model)
     shutil.rmtree(WORK / "videos", ignore_errors=True)
     for number, pictures in enumerate(real):
         write(pictures, WORK / f"videos/0/real_{number:02d}.mp4")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ped2_sources import SOURCES
 
 from evergreen.params import Params
 from evergreen.video.clips import Clip
@@ -24,22 +23,21 @@ def measure_cost(clip: Path, weights: Path, params: Params) -> dict[str, dict[st
     Returns:
         By method: `passes` of the network per frame, `seconds` per frame, the median, and `of_ddim`, their ratio.
     """
-    torch_model = load_trained(weights, params)
+    reconstructor = load_trained(weights, params)
     images = (frame.image for frame in islice(Clip(clip, params.clips).frames(), N_FRAMES))
     frames = to_model(np.stack(list(stack_context(images, params.diffusion.context, params.clips.cut_threshold))))
-    settings = params.reconstruction.model_copy(update={"batch_size": N_FRAMES})
+    settings = params.reconstruction
     middle = settings.timesteps[len(settings.timesteps) // 2]
-    method = SOURCES["ddim"].changes["reconstruction.method"]
     methods = {
         "one_step": (settings, len(settings.timesteps) * settings.noise_draws),
         "one_step, one level": (settings.model_copy(update={"timesteps": [middle]}), settings.noise_draws),
-        "ddim": (settings.model_copy(update={"method": method}), 2 * settings.ddim_steps),
+        "ddim": (settings.model_copy(update={"method": "ddim"}), 2 * settings.ddim_steps),
     }
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     for repeat in range(REPEATS + 1):
         for name, (chosen, _) in methods.items():
             start = time.perf_counter()
-            reconstruct(frames, 1, torch_model.predict, torch_model.alphas_cumprod, chosen)
+            reconstruct(frames, 1, reconstructor.predict, reconstructor.alphas_cumprod, chosen)
             if repeat:  # the first one warms up
                 seconds[name].append((time.perf_counter() - start) / N_FRAMES)
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
