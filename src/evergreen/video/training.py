@@ -201,13 +201,8 @@ def _weigh(described: NDArray[np.float32], y_true: NDArray[np.bool_]) -> tuple[N
     subsets = [list(subset) for size in numbers for subset in combinations(numbers, size + 1)]
     best, weights, offset = math.log(2), np.zeros(len(numbers), np.float32), 0.0
     for subset in subsets:
-        fitted = _regress(described[:, subset], y_true)
-        loss = log_loss(
-            y_true,
-            fitted.predict_proba(described[:, subset])[:, 1],
-            sample_weight=compute_sample_weight("balanced", y_true),
-        )
-        if (fitted.coef_ > 0).all() and loss < best:
+        fitted, loss = _regress_with_loss(described[:, subset], y_true)
+        if loss < best:
             best, weights, offset = loss, np.zeros(len(numbers), np.float32), float(fitted.intercept_[0])
             weights[subset] = fitted.coef_[0]
     return weights, offset
@@ -252,6 +247,15 @@ def _regress(scores: NDArray[np.float32], y_true: NDArray[np.bool_]) -> Logistic
     return LogisticRegression(class_weight="balanced").fit(scores, y_true)
 
 
+def _regress_with_loss(scores: NDArray[np.float32], y_true: NDArray[np.bool_]) -> tuple[LogisticRegression, float]:
+    """Fit as `_regress`; and its loss, both classes counting alike, that of chance where less error is evidence."""
+    fitted = _regress(scores, y_true)
+    if not (fitted.coef_ > 0).all():
+        return fitted, math.log(2)  # of always answering one half
+    y_proba = fitted.predict_proba(scores)[:, 1]
+    return fitted, float(log_loss(y_true, y_proba, sample_weight=compute_sample_weight("balanced", y_true)))
+
+
 def _evaluate(model: CnnLstm, groups: list[Windows]) -> float:
     """The loss that calibration leaves, since it follows anyway: what counts is how frames are told apart."""
     model.eval()
@@ -259,11 +263,7 @@ def _evaluate(model: CnnLstm, groups: list[Windows]) -> float:
         logits = _join(model.judge(group.blocks) for group in groups)
     model.train()
     y_true = _join(group.y_true for group in groups) > 0
-    fitted = _regress(logits[:, None], y_true)
-    if fitted.coef_[0, 0] <= 0:
-        return math.log(2)  # of always answering one half
-    y_proba = fitted.predict_proba(logits[:, None])[:, 1]
-    return float(log_loss(y_true, y_proba, sample_weight=compute_sample_weight("balanced", y_true)))
+    return _regress_with_loss(logits[:, None], y_true)[1]
 
 
 def calibrate(features: Path, judge: Judge, clips: ClipParams, cost_ratio: float, causal: bool) -> Calibrations:
