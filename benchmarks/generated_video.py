@@ -29,7 +29,7 @@ from evergreen.video.labels import find_clips
 from evergreen.video.own_footage import train_on_footage
 
 WORK = Path(".cache/generated_video")
-N_FRAMES, FPS, SAMPLING_STEPS = 10, 10, 25
+N_FRAMES, FPS, SAMPLING_STEPS = 8, 10, 25
 COMMON = {
     "clips.height": 64,
     "clips.width": 96,
@@ -42,7 +42,13 @@ COMMON = {
     "diffusion.ema_decay": 0.995,
 }
 GENERATOR = COMMON | {"diffusion.context": [], "diffusion.max_timestep": None}
-DETECTOR = COMMON | {"video.source": str(WORK / "videos"), "video.validation_size": 0.25, "video.test_size": 0.25}
+# Labels are what it learns from; anomalies that are synthesized in real videos are another question.
+DETECTOR = COMMON | {
+    "video.source": str(WORK / "videos"),
+    "video.validation_size": 0.25,
+    "video.test_size": 0.25,
+    "video.synthetic_sequences": 1,
+}
 Pictures = NDArray[np.uint8]
 """[frames, height, width, 1]."""
 

@@ -117,7 +117,8 @@ def plot_frontier(rows: list[dict[str, Any]], path: Path) -> None:
     for row in (row for row in rows if (row["threads"], row["batch"]) == RUNTIME):
         point = (row["frames_per_second"], row["frame_auc"]["cnn_lstm_0"])
         frontier.plot(*point, "o", color=COLORS[0])
-        frontier.annotate(row["setting"], point, xytext=(6, 6), textcoords="offset points")
+        name = f"{row['setting']} (default)" if row["setting"] == TRAINED[0].name else row["setting"]
+        frontier.annotate(name, point, xytext=(6, 6), textcoords="offset points")
     frontier.margins(0.3)
     frontier.set_xlabel("frames per second")
     frontier.set_ylabel("frame AUC of one fold")
