@@ -20,7 +20,9 @@ from evergreen import (
     __version__,
     cli_alert,
     cli_batch,
+    cli_feedback,
     cli_gate,
+    cli_label,
     cli_log,
     cli_monitor,
     cli_release,
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from evergreen.text.runtime import Prediction
 
 BUNDLE = Path("models/text")
-_WITH_STATE = ("runs", "serve", "monitor", "replay", "alert", "retrain")
+_WITH_STATE = ("runs", "serve", "monitor", "replay", "alert", "feedback", "label", "retrain")
 
 
 class _Commands(TyperGroup):
@@ -70,6 +72,8 @@ app.add_typer(bundle_app, name="bundle")
 app.add_typer(runs_app, name="runs")
 app.add_typer(cli_video.app, name="video")
 app.add_typer(cli_log.app, name="log")
+app.add_typer(cli_feedback.app, name="feedback")
+app.add_typer(cli_label.app, name="label")
 app.add_typer(cli_report.app, name="report")
 app.add_typer(cli_retrain.app, name="retrain")
 app.add_typer(cli_release.app, name="release")

@@ -383,6 +383,19 @@ class RetrainingParams(_Section):
     """After somebody closed a proposal."""
 
 
+Strategy = Literal["random", "uncertainty", "diversity", "drift", "combined"]
+"""Of selecting predictions to label: `monitoring/label_selection.py`."""
+
+
+class LabelingParams(_Section):
+    """Which predictions people are asked to label."""
+
+    strategy: Strategy
+    """What `monitoring/label_selection.py` prefers, beside what is drawn at random."""
+    random_fraction: Fraction
+    """Of the budget; only these labels measure accuracy."""
+
+
 class ReleaseParams(_Section):
     """When a release holds, and when it is rolled back."""
 
@@ -424,6 +437,7 @@ class Params(_Section):
     cnn_lstm: CnnLstmParams
     monitor: MonitorParams
     gate: GateParams
+    labeling: LabelingParams
     retraining: RetrainingParams
     release: ReleaseParams
 

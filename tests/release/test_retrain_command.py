@@ -51,7 +51,7 @@ def log_labels(folder: Path, *labels: str, hours: int = 0) -> None:
 def test_feedback_is_collected_under_dvc_and_trained_on(repository: Path, tmp_path: Path) -> None:
     summary = tmp_path / "summary.md"
     log_labels(repository, "positive", "negative", "unknown")
-    first = run(repository, "evergreen", "retrain", "collect", GITHUB_STEP_SUMMARY=str(summary))
+    first = run(repository, "evergreen", "feedback", "collect", GITHUB_STEP_SUMMARY=str(summary))
     assert first.returncode == 0, first.stderr
     assert "2 new labels, 0 changed; 2 in data/corpora/feedback.parquet" in first.stdout
     assert "1 not taken: a label that is not in data.labels" in summary.read_text()
@@ -64,7 +64,7 @@ def test_feedback_is_collected_under_dvc_and_trained_on(repository: Path, tmp_pa
     assert "feedback.parquet\n" not in run(repository, "git", "ls-files").stdout
     assert run(repository, "dvc", "status", "-q").returncode == 0
     log_labels(repository, "neutral", hours=1)
-    second = run(repository, "evergreen", "retrain", "collect")
+    second = run(repository, "evergreen", "feedback", "collect")
     assert "1 new labels, 0 changed; 3 in" in second.stdout
     assert len(pd.read_parquet(repository / "data/corpora/feedback.parquet")) == 3
     assert "train" in run(repository, "dvc", "status").stdout  # it depends on the corpora
@@ -72,9 +72,9 @@ def test_feedback_is_collected_under_dvc_and_trained_on(repository: Path, tmp_pa
 
 def test_feedback_that_was_not_pulled_is_not_replaced(repository: Path) -> None:
     log_labels(repository, "positive")
-    run(repository, "evergreen", "retrain", "collect")
+    run(repository, "evergreen", "feedback", "collect")
     (repository / "data/corpora/feedback.parquet").unlink()
-    result = run(repository, "evergreen", "retrain", "collect")
+    result = run(repository, "evergreen", "feedback", "collect")
     assert result.returncode == 1
     assert "dvc pull data/corpora/feedback.parquet" in result.stderr
 

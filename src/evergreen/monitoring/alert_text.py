@@ -31,7 +31,7 @@ _NEXT_STEPS = {
     "investigate": "Nothing runs by itself. The next look updates this; another alarm makes the verdict stale.",
     "repair_input": "Nothing is retrained while the input is broken. Once it is repaired, the next look closes this.",
     "retrain": "The workflow retrain trains on the labels that came back: it opens a pull request where the gate "
-    "passes, and says so here where not. By hand: evergreen retrain collect, dvc repro, evergreen gate. This closes "
+    "passes, and says so here where not. By hand: evergreen feedback collect, dvc repro, evergreen gate. This closes "
     "when the verdict is fresh again or the release is verified.",
 }
 

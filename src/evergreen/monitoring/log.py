@@ -32,6 +32,8 @@ __all__ = ["Feedback", "LabeledPrediction", "LogError", "LogUnavailable", "Logge
 
 PROBE_CALLER_ID = "evergreen-release"
 """Of texts that a release sends to see how the server does: no caller's, so the monitor leaves them out."""
+RANDOM_SOURCE, SELECTED_SOURCE = "label", "label-selected"
+"""Of labels that `evergreen label import` takes: for predictions that were drawn at random, and for all others."""
 TextPolicy = Literal["cleaned", "hash", "none"]
 _T = TypeVar("_T")
 

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evergreen.errors import EvergreenError
-from evergreen.monitoring.log import PROBE_CALLER_ID, LabeledPrediction, LoggedPrediction
+from evergreen.monitoring.log import PROBE_CALLER_ID, SELECTED_SOURCE, LabeledPrediction, LoggedPrediction
 from evergreen.params import MonitorParams
 from evergreen.text.bundle import Manifest
 from evergreen.text.runtime import Classifier, softmax
@@ -241,9 +241,9 @@ class _Reader:
         self._codes = {label: code for code, label in enumerate(labels)}
         self._edges: list[float] = np.quantile(reference_confidence, [1 / 3, 2 / 3]).tolist()
         self._max_samples = max_samples
-        self._texts = _Sample(max_samples)
+        self._texts = EvenSample(max_samples)
         self._n_current = 0
-        self._labeled: dict[int, _Sample] = {}
+        self._labeled: dict[int, EvenSample] = {}
         self._strata: dict[int, Counter[int]] = {}
         self._labeled_strata: dict[int, Counter[int]] = {}
 
@@ -254,10 +254,13 @@ class _Reader:
         if number == 0:
             self._texts.add(prediction.id, prediction)
             self._n_current += 1
-        if row.feedback is not None:
+        # A text that was selected because its answer is unsure says nothing about the others' accuracy.
+        if row.feedback is not None and row.feedback.source != SELECTED_SOURCE:
             self._labeled_strata.setdefault(number, Counter())[stratum] += 1
             example = (self._codes[prediction.label], self._codes.get(row.feedback.label, UNKNOWN_LABEL), stratum)
-            self._labeled.setdefault(number, _Sample(self._max_samples)).add(prediction.id, (*example, prediction.text))
+            self._labeled.setdefault(number, EvenSample(self._max_samples)).add(
+                prediction.id, (*example, prediction.text)
+            )
 
     def _find_stratum(self, prediction: LoggedPrediction) -> int:
         """Predictions of one label and like confidence, which a label for one of them says something about."""
@@ -292,19 +295,27 @@ class _Reader:
         )
 
 
-class _Sample:
-    """An even sample of at most so many rows: those whose hashed names come first, whatever order they come in."""
+class EvenSample:
+    """An even sample of at most so many rows: those whose hashed names come first, whatever order they come in.
+
+    A name counts once.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._heap: list[tuple[int, str, Any]] = []
+        self._names: set[str] = set()
 
     def add(self, name: str, row: Any) -> None:
+        """Offer a row."""
         entry = (-_hash(name), name, row)
+        if name in self._names or (len(self._heap) == self._size and entry[0] <= self._heap[0][0]):
+            return
+        self._names.add(name)
         if len(self._heap) < self._size:
             heapq.heappush(self._heap, entry)
-        elif entry[0] > self._heap[0][0]:
-            heapq.heapreplace(self._heap, entry)
+        else:
+            self._names.remove(heapq.heapreplace(self._heap, entry)[1])
 
     def __iter__(self) -> Iterator[Any]:
         return (row for _, _, row in sorted(self._heap, key=lambda entry: entry[:2]))

@@ -127,7 +127,7 @@ def load_summary(file: Path) -> FeedbackSummary:
     try:
         return FeedbackSummary.load(path) if path.exists() else FeedbackSummary()
     except (ValidationError, UnicodeDecodeError) as error:
-        raise FeedbackError(f"{path}: not what evergreen retrain collect writes. Restore it with git.") from error
+        raise FeedbackError(f"{path}: not what evergreen feedback collect writes. Restore it with git.") from error
 
 
 def _choose_reason(
@@ -165,7 +165,7 @@ def _read_rows(file: Path) -> list[LabeledText]:
         return [LabeledText(**row) for row in pq.read_table(file, schema=_SCHEMA).to_pylist()]
     except (pa.ArrowException, OSError, TypeError) as error:
         raise FeedbackError(
-            f"{file}: not what evergreen retrain collect writes ({get_first_line(error)}). Fetch it again: "
+            f"{file}: not what evergreen feedback collect writes ({get_first_line(error)}). Fetch it again: "
             f"dvc checkout --force {file}"
         ) from error
 

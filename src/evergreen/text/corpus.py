@@ -40,7 +40,7 @@ PARTITION = pa.schema(
     [*ARROW, pa.field("text_hash", pa.uint64()), pa.field("order", pa.int64()), pa.field("in_training", pa.bool_())]
 )
 FEEDBACK_COLUMNS = Columns(id="id", observed_at="observed_at")
-"""Of `data.feedback`, which `evergreen retrain collect` writes."""
+"""Of `data.feedback`, which `evergreen feedback collect` writes."""
 
 
 UNKNOWN_LABEL = "label: not in data.labels"
