@@ -55,11 +55,11 @@ def select(
     until = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     since = until - timedelta(days=params.monitor.window_days)
     classifier = Classifier.load(bundle)
-    reference = Reference(test, classifier, params.monitor.max_samples).window
     log = PredictionLog.open(settings.log_url, settings.log_text)
+    reference = Reference.load(test, classifier, params.monitor.max_samples).follow(log, classifier, params.monitor)
     rows = log.stream(since, until)
     candidates = label_selection.read_candidates(rows, classifier, since, until, params.monitor.max_samples)
-    selections = label_selection.select(candidates, reference.embeddings, budget, params.labeling, params.seed)
+    selections = label_selection.select(candidates, reference.window.embeddings, budget, params.labeling, params.seed)
     if not selections:
         print(
             f"nothing to label: no prediction of {classifier.manifest.identity} since {since:%Y-%m-%d} has a text and "

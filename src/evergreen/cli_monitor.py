@@ -69,6 +69,7 @@ def monitor(
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     until = find_look(moment, params.monitor.look_days)
     log = PredictionLog.open(settings.log_url, settings.log_text)
+    watcher = watcher.follow(log)
     verdict, windows = watcher.look(watcher.read_log(log, until), until, moment)
     recorded = publish(verdict, windows, out, settings)
     add_summary(render_body(verdict, Links.of(AlertSettings.load())))

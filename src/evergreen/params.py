@@ -331,6 +331,8 @@ class MonitorParams(_Section):
     """Predictions of a window, to be judged."""
     max_samples: PositiveInt
     """Texts of a window that are looked at; of more an even sample is taken."""
+    min_reference_labels: PositiveInt
+    """Test texts of the reference window's time, for its accuracy to be the one to compare with."""
     false_alarm_rate: Annotated[float, Field(gt=0, lt=1)]
     """Chance that `budget_days` in which nothing changes bring an alarm."""
     budget_days: PositiveInt

@@ -102,7 +102,7 @@ def test_only_labels_of_random_predictions_measure_accuracy(classifier: Classifi
     from monitored import write_test_set
 
     write_test_set(tmp_path / "test.parquet", classifier)
-    reference = Reference(tmp_path / "test.parquet", classifier, 10_000)
+    reference = Reference.load(tmp_path / "test.parquet", classifier, 10_000)
     rows = make_rows(classifier, OLD[:60], ["negative"] * 60)
     for number, row in enumerate(rows):
         source = RANDOM_SOURCE if number % 3 else SELECTED_SOURCE

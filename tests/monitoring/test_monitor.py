@@ -3,7 +3,7 @@
 import json
 import shutil
 import sqlite3
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -279,3 +279,18 @@ def test_replay_from_the_command_line(checkout: Classifier) -> None:
         assert connection.execute("select count(*) from predictions").fetchone() == (500,)
     assert not Path(".evergreen/predictions.db").exists()  # the log of production is not touched
     assert CliRunner().invoke(cli.app, ["replay", "none"]).exit_code == 2
+
+
+def test_a_champion_made_for_the_new_texts_is_fresh(checkout: Classifier) -> None:
+    """Its test set holds old texts; what production saw when it was trained counts."""
+    cutoff = datetime.fromisoformat(checkout.manifest.data_cutoff)
+    fill_log(checkout, NEW)
+    assert look().exit_code == 3
+    assert read_verdict().reference == "the test set"
+    fill_log(checkout, NEW[::-1], until=cutoff, model="text 0.0.9 the one before")
+    result = look()
+    assert result.exit_code == 0, result.output
+    verdict = read_verdict()
+    assert (verdict.status, verdict.n_reference) == ("fresh", len(NEW))
+    assert verdict.reference == "production from 2026-02-22 until 2026-03-01"
+    assert "production from 2026-02-22 until 2026-03-01" in Path("reports/monitoring/report.html").read_text()

@@ -89,7 +89,7 @@ def test_lower_confidence_gives_an_alarm_and_higher_does_not() -> None:
     assert sum(line.startswith("unsure: “a text of number") for line in lower.evidence) == 3
     higher = look("estimated_performance", make_windows(reference=make(3, 1), current=make(8, 2)))
     assert higher.status == "ok"
-    assert "above the test set's" in higher.message
+    assert "above the reference's" in higher.message
     assert look("confidence_drift", make_windows(reference=make(8, 1), current=make(2, 2))).status == "alarm"
 
 

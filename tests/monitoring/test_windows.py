@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monitored import LABELS, UNTIL, WEEK, make_classifier, make_params, make_rows, write_test_set
 
-from evergreen.monitoring.log import PROBE_CALLER_ID, Feedback, LabeledPrediction
+from evergreen.monitoring.log import PROBE_CALLER_ID, Feedback, LabeledPrediction, PredictionLog
 from evergreen.monitoring.windows import MonitorError, Reference, Windows, read_windows
 from evergreen.text.runtime import Classifier
 
@@ -29,7 +29,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
 def reference(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     path = tmp_path_factory.mktemp("data") / "test.parquet"
     write_test_set(path, classifier, TEXTS[:100])
-    return Reference(path, classifier, 1000)
+    return Reference.load(path, classifier, 1000)
 
 
 def read(rows: Iterable[LabeledPrediction], reference: Reference, classifier: Classifier, **changes: int) -> Windows:
@@ -50,7 +50,7 @@ def test_probes_of_a_release_are_nobody_s_texts(classifier: Classifier, referenc
 
 def test_large_test_set_is_sampled(classifier: Classifier, tmp_path: Path) -> None:
     write_test_set(tmp_path / "test.parquet", classifier, TEXTS)
-    once, again = (Reference(tmp_path / "test.parquet", classifier, 50) for _ in range(2))
+    once, again = (Reference.load(tmp_path / "test.parquet", classifier, 50) for _ in range(2))
     assert len(once.window.texts) == 50
     assert once.window.texts == again.window.texts
 
@@ -58,14 +58,50 @@ def test_large_test_set_is_sampled(classifier: Classifier, tmp_path: Path) -> No
 def test_test_set_of_no_use_is_refused(classifier: Classifier, tmp_path: Path) -> None:
     path = tmp_path / "test.parquet"
     with pytest.raises(MonitorError, match=r"test.parquet: missing. Fetch it \(dvc pull data/text\)"):
-        Reference(path, classifier, 100)
+        Reference.load(path, classifier, 100)
     write_test_set(path, classifier, ["a flight", "word1"], ["negative", "angry"])
     with pytest.raises(MonitorError, match=r"labels \['angry'\], which the champion does not have"):
-        Reference(path, classifier, 100)
+        Reference.load(path, classifier, 100)
     write_test_set(path, classifier, TEXTS[:1])
     pd.read_parquet(path).iloc[:0].to_parquet(path)
     with pytest.raises(MonitorError, match="no texts"):
-        Reference(path, classifier, 100)
+        Reference.load(path, classifier, 100)
+
+
+def follow(reference: Reference, classifier: Classifier, folder: Path, texts: list[str], **changes: int) -> Reference:
+    """What the reference becomes with these texts in the log, the newest just before the champion's cutoff."""
+    log = PredictionLog.open(f"sqlite:///{folder}/log.db")
+    cutoff = datetime.fromisoformat(classifier.manifest.data_cutoff)
+    rows = make_rows(classifier, texts, until=cutoff, model="text 0.0.9 old")
+    probe = replace(rows[0].prediction, id="probe", caller_id=PROBE_CALLER_ID)
+    film = replace(rows[0].prediction, id="film", kind="video", text=None)
+    later = replace(rows[0].prediction, id="later", observed_at=cutoff + timedelta(hours=1))
+    log.insert([*(row.prediction for row in rows), probe, film, later])
+    return reference.follow(log, classifier, make_params(**changes))
+
+
+def test_production_before_the_cutoff_is_the_reference_where_it_is_enough(
+    classifier: Classifier, reference: Reference, tmp_path: Path
+) -> None:
+    moved = follow(reference, classifier, tmp_path, TEXTS[100:300], min_samples=200)
+    assert moved.window.n_samples == 200
+    assert sorted(moved.window.known_texts) == sorted(TEXTS[100:300])
+    assert moved.window.y_pred == [prediction.label for prediction in classifier.predict(moved.window.known_texts)]
+    assert moved.source == "production from 2026-02-22 until 2026-03-01"
+    assert follow(reference, classifier, tmp_path, TEXTS[100:300], min_samples=201) is reference
+
+
+def test_accuracy_is_compared_with_that_of_the_same_time(
+    classifier: Classifier, reference: Reference, tmp_path: Path
+) -> None:
+    times = pd.Series(reference.labels.times)
+    assert follow(reference, classifier, tmp_path, TEXTS[:200], min_reference_labels=50).labels is reference.labels
+    newer = [*times[:40], *(times[40:] + timedelta(days=60))]  # the last 60 of the week before the cutoff, or later
+    split = replace(reference, labels=replace(reference.labels, times=newer))
+    moved = follow(split, classifier, tmp_path, TEXTS[:200], min_reference_labels=50)
+    assert len(moved.labels) == 60
+    assert moved.labels.texts == reference.labels.texts[40:]
+    assert follow(split, classifier, tmp_path, TEXTS[:200], min_reference_labels=61).labels is split.labels
 
 
 def test_a_window_holds_its_time_and_its_model(classifier: Classifier, reference: Reference) -> None:

@@ -39,7 +39,7 @@ class TypicalText:
     """Cosine of the embeddings."""
 
     def __str__(self) -> str:
-        return f"“{self.text}”, most like “{self.nearest}” of the test set (similarity {self.similarity:.2f})"
+        return f"“{self.text}”, most like “{self.nearest}” of the reference (similarity {self.similarity:.2f})"
 
 
 class TopicShares(Metrics):

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,7 +42,11 @@ class Monitor:
         """
         signals = load_signals(params.monitor.signals)
         classifier = Classifier.load(bundle)
-        return cls(params, classifier, Reference(test, classifier, params.monitor.max_samples), signals)
+        return cls(params, classifier, Reference.load(test, classifier, params.monitor.max_samples), signals)
+
+    def follow(self, log: PredictionLog) -> Self:
+        """Compare with what production saw while the champion's newest texts were collected, where the log has it."""
+        return replace(self, reference=self.reference.follow(log, self.classifier, self.params.monitor))
 
     def read_log(self, log: PredictionLog, until: datetime) -> Iterable[LabeledPrediction]:
         """The rows of the log that a look reads."""

@@ -46,6 +46,7 @@ class Verdict(Metrics):
         can_judge: false where there is too little traffic; then the verdict is never fresh.
         model: name, version and run of the champion.
         since, until: bounds of the current window.
+        reference: where the texts are from that the window is compared with.
         false_alarm_rate, budget_days: chance of an alarm while nothing changes.
         reasons: the signals that made the verdict, most serious first; empty when fresh.
         signals: all signals, `reasons` included.
@@ -62,6 +63,7 @@ class Verdict(Metrics):
     until: datetime
     n_predictions: int
     n_reference: int
+    reference: str = "the test set"
     false_alarm_rate: float
     budget_days: int
     reasons: list[Reason]
@@ -135,6 +137,7 @@ def judge(reasons: list[Reason], windows: Windows, params: MonitorParams, topics
         until=current.until,
         n_predictions=current.n_samples,
         n_reference=windows.reference.n_samples,
+        reference=windows.reference_source,
         false_alarm_rate=params.false_alarm_rate,
         budget_days=params.budget_days,
         reasons=made_by,

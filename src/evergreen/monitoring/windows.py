@@ -3,19 +3,25 @@
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from evergreen.errors import EvergreenError
-from evergreen.monitoring.log import PROBE_CALLER_ID, SELECTED_SOURCE, LabeledPrediction, LoggedPrediction
+from evergreen.monitoring.log import (
+    PROBE_CALLER_ID,
+    SELECTED_SOURCE,
+    LabeledPrediction,
+    LoggedPrediction,
+    PredictionLog,
+)
 from evergreen.params import MonitorParams
 from evergreen.text.bundle import Manifest
 from evergreen.text.runtime import Classifier, softmax
@@ -85,6 +91,7 @@ class LabeledSample:
         texts: None where the log keeps none.
         n_predictions: all predictions of the window.
         uncovered: the fraction of them that resembles no labeled one, so that no weight can make up for it.
+        times: when the texts were observed, of a test set.
     """
 
     since: datetime
@@ -95,6 +102,7 @@ class LabeledSample:
     texts: list[str | None]
     n_predictions: int
     uncovered: float = 0.0
+    times: list[datetime] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.predicted)
@@ -110,12 +118,13 @@ class Windows:
     """All that the signals look at.
 
     Attributes:
-        reference: the champion's test set.
+        reference: what the champion was tested on.
         current: the newest window of the log.
-        reference_labels: the test set with its labels.
+        reference_labels: test texts with their labels.
         labels: of the current window, and of those before it, newest first, since labels arrive late.
         n_by_model: predictions in the current window of other models than the champion.
         seed: of the signals' random divisions.
+        reference_source: where the reference's texts are from.
     """
 
     manifest: Manifest
@@ -127,6 +136,7 @@ class Windows:
     labels: list[LabeledSample]
     n_by_model: dict[str, int]
     seed: int
+    reference_source: str = "the test set"
 
 
 def find_look(now: datetime, look_days: int) -> datetime:
@@ -138,30 +148,100 @@ def find_look(now: datetime, look_days: int) -> datetime:
     return midnight - timedelta(days=midnight.toordinal() % look_days)
 
 
+@dataclass(frozen=True)
 class Reference:
-    """The champion's test set, with what the champion predicts for it.
+    """What the champion was tested on, with what it predicts for it.
 
-    Args:
-        path: Parquet with `text`, `label` and `observed_at`: `data/text/test.parquet` of the champion.
-        classifier: the champion.
-        max_samples: of more texts an even sample is taken.
-
-    Raises:
-        MonitorError: when the file is missing, empty or of other labels.
+    Attributes:
+        window: texts that the current window is compared with.
+        labels: test texts, whose accuracy the labels of production are compared with.
+        source: where the window's texts are from, for people.
     """
 
-    def __init__(self, path: Path, classifier: Classifier, max_samples: int) -> None:
+    window: Window
+    labels: LabeledSample
+    source: str = "the test set"
+
+    @classmethod
+    def load(cls, path: Path, classifier: Classifier, max_samples: int) -> Self:
+        """Read the champion's test set.
+
+        Args:
+            path: Parquet with `text`, `label` and `observed_at`: `data/text/test.parquet` of the champion.
+            classifier: the champion.
+            max_samples: of more texts an even sample is taken.
+
+        Raises:
+            MonitorError: when the file is missing, empty or of other labels.
+        """
         rows = _read_reference(path, classifier.labels, max_samples)
         texts = rows["text"].tolist()
-        logits, embeddings = classifier.forward(texts)
         times = rows["observed_at"]
         since, until = times.min().to_pydatetime(), times.max().to_pydatetime()
-        y_proba = softmax(logits / classifier.manifest.temperature)
-        self.window = Window(since, until, classifier.labels, texts, y_proba, embeddings, len(rows))
+        window = _make_window(since, until, texts, len(rows), classifier)
         codes = {label: code for code, label in enumerate(classifier.labels)}
         actual = np.array([codes[label] for label in rows["label"]], np.intp)
-        ones = np.ones(len(rows))
-        self.labels = LabeledSample(since, until, y_proba.argmax(1), actual, ones, texts, len(rows))
+        predicted, ones = window.y_proba.argmax(1), np.ones(len(rows))
+        return cls(window, LabeledSample(since, until, predicted, actual, ones, texts, len(rows), times=times.tolist()))
+
+    def follow(self, log: PredictionLog, classifier: Classifier, params: MonitorParams) -> Self:
+        """Compare with what production saw while the champion's newest texts were collected, where it saw enough then.
+
+        A champion that was retrained since the texts changed is made for the new ones; the test set, most of it older,
+        would show their arrival as drift for ever. Accuracy is compared with that on the test texts of the same time.
+
+        Args:
+            log: of production; it counts whatever model answered.
+            classifier: the champion, which predicts the texts anew.
+            params: how long the time is, and how many texts are enough, and at most looked at.
+
+        Raises:
+            LogUnavailable: when the log can't be read.
+        """
+        until = datetime.fromisoformat(classifier.manifest.data_cutoff)
+        since = until - timedelta(days=params.window_days)
+        sample, n_samples = EvenSample(params.max_samples), 0
+        for row in log.stream(since, until):
+            prediction = row.prediction
+            if _is_callers_text(prediction) and prediction.text:
+                sample.add(prediction.id, prediction.text)
+                n_samples += 1
+        if n_samples < params.min_samples:
+            return self
+        window = _make_window(since, until, list(sample), n_samples, classifier)
+        source = f"production from {since:%Y-%m-%d} until {until:%Y-%m-%d}"
+        return replace(
+            self, window=window, labels=self._select_labels(since, params.min_reference_labels), source=source
+        )
+
+    def _select_labels(self, since: datetime, min_labels: int) -> LabeledSample:
+        """The test texts from a time on, or all where they are too few."""
+        labels = self.labels
+        mask = np.array([time >= since for time in labels.times])
+        if mask.sum() < min_labels:
+            return labels
+        texts = [text for text, is_new in zip(labels.texts, mask, strict=True) if is_new]
+        times = [time for time in labels.times if time >= since]
+        return replace(
+            labels,
+            since=since,
+            predicted=labels.predicted[mask],
+            actual=labels.actual[mask],
+            weights=labels.weights[mask],
+            texts=texts,
+            times=times,
+            n_predictions=len(texts),
+        )
+
+
+def _is_callers_text(prediction: LoggedPrediction) -> bool:
+    return prediction.kind == "text" and prediction.caller_id != PROBE_CALLER_ID
+
+
+def _make_window(since: datetime, until: datetime, texts: list[str], n_samples: int, classifier: Classifier) -> Window:
+    logits, embeddings = classifier.forward(texts)
+    y_proba = softmax(logits / classifier.manifest.temperature)
+    return Window(since, until, classifier.labels, [*texts], y_proba, embeddings, n_samples)
 
 
 def _read_reference(path: Path, labels: list[str], max_samples: int) -> pd.DataFrame:
@@ -193,7 +273,7 @@ def read_windows(
 
     Args:
         predictions: of the log, from `until` less `params.history_days`; any order.
-        reference: the champion's test set.
+        reference: what the champion was tested on.
         classifier: the champion; predictions of other models are counted, no more.
         params: how long windows are, and how many texts of one are looked at.
         until: the current window's end, excluded.
@@ -208,9 +288,7 @@ def read_windows(
             row = replace(row, feedback=None)  # noqa: PLW2901
         prediction = row.prediction
         age = (until - prediction.observed_at) / width
-        if prediction.caller_id == PROBE_CALLER_ID:
-            continue
-        if prediction.kind != "text" or not 0 < age <= params.history_days / params.window_days:
+        if not _is_callers_text(prediction) or not 0 < age <= params.history_days / params.window_days:
             continue
         number = int(np.ceil(age)) - 1
         if prediction.model == classifier.manifest.identity:
@@ -230,6 +308,7 @@ def read_windows(
         labels,
         dict(others.most_common()),
         seed,
+        reference.source,
     )
 
 

@@ -20,6 +20,8 @@ from evergreen.params import Fraction
 Mask = NDArray[np.bool_]
 
 _CUT_OFF = "cut off at one length"
+_CACHED_TEXTS = 1 << 15
+"""Whose script and language are remembered: a replay compares the same test set again and again."""
 
 
 class DataQuality(Signal):
@@ -74,7 +76,7 @@ class DataQuality(Signal):
         interval = binomtest(int(now.sum()), len(now)).proportion_ci(0.95, "wilson")
         named = alarms or [worst]
         p_value = min(1.0, p_values[worst] * len(kinds))
-        described = ", ".join(f"{shares[kind][1]:.1%} {kind} (test set {shares[kind][0]:.1%})" for kind in named)
+        described = ", ".join(f"{shares[kind][1]:.1%} {kind} (reference {shares[kind][0]:.1%})" for kind in named)
         return Measurement(
             status="alarm" if alarms else "ok",
             message=f"{self.title}: {described}; alarm from {self.min_increase:.0%} more; "
@@ -120,8 +122,8 @@ class DataQuality(Signal):
 
     def _find_language(self, text: str) -> str:
         """The text's language, or nothing where it can't be told."""
-        name, probability = _get_identifier().classify(text)
-        return str(name) if probability >= self.min_language_probability else ""
+        name, probability = _identify_language(text)
+        return name if probability >= self.min_language_probability else ""
 
 
 def _find_limit(reference: list[str], current: list[str]) -> int:
@@ -132,6 +134,7 @@ def _find_limit(reference: list[str], current: list[str]) -> int:
     return int((excess + np.append(0, excess[:-1])).argmax())
 
 
+@lru_cache(maxsize=_CACHED_TEXTS)
 def find_script(text: str) -> str:
     """The script of most of a text's letters, as Unicode names it; nothing where it has no letters."""
     scripts = Counter(script for script in map(_get_script, text) if script)
@@ -141,6 +144,12 @@ def find_script(text: str) -> str:
 @lru_cache(maxsize=4096)
 def _get_script(character: str) -> str:
     return unicodedata.name(character, "").split(" ")[0] if character.isalpha() else ""
+
+
+@lru_cache(maxsize=_CACHED_TEXTS)
+def _identify_language(text: str) -> tuple[str, float]:
+    name, probability = _get_identifier().classify(text)
+    return str(name), float(probability)
 
 
 @lru_cache(maxsize=1)

@@ -50,7 +50,7 @@ class EstimatedPerformance(Signal):
         is_alarm = comparison.p_value <= alpha and loss.value >= self.min_loss
         direction = "below" if loss.value > 0 else "above"
         message = (
-            f"{self.title}: {estimate}, {abs(loss.value):.3f} {direction} the test set's {before.value:.3f}, "
+            f"{self.title}: {estimate}, {abs(loss.value):.3f} {direction} the reference's {before.value:.3f}, "
             f"alarm from {self.min_loss:g}; p = {comparison.p_value:.2g}, alarm up to {alpha:.2g}."
         )
         return Measurement(
