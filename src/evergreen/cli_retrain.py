@@ -62,9 +62,16 @@ def check(
 
 @app.command(epilog="Example: EVERGREEN_CHECKPOINTS_URL=s3://models/checkpoints evergreen retrain run")
 def run() -> None:
-    """Run the pipeline (dvc repro), resuming from the checkpoints at EVERGREEN_CHECKPOINTS_URL, if that is set."""
-    from evergreen.release.checkpoints import CheckpointMirror, run_with_checkpoints  # noqa: PLC0415 - as above
+    """Run the pipeline (dvc repro), resuming from the checkpoints at EVERGREEN_CHECKPOINTS_URL, if that is set.
 
+    Where train.warm_start is models/champion-weights, the checked-out commit's weights are put there first.
+    """
+    from evergreen.params import Params  # noqa: PLC0415 - as above
+    from evergreen.release.checkpoints import CheckpointMirror, run_with_checkpoints  # noqa: PLC0415
+    from evergreen.release.warm_start import COPY, copy_champion_weights  # noqa: PLC0415
+
+    if Params.load().train.warm_start == str(COPY):
+        copy_champion_weights()
     command = ["dvc", "repro", "--pull", "--allow-missing"]
     uri = RetrainingSettings.load().checkpoints_url
     if uri:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -77,6 +78,44 @@ def test_feedback_that_was_not_pulled_is_not_replaced(repository: Path) -> None:
     result = run(repository, "evergreen", "feedback", "collect")
     assert result.returncode == 1
     assert "dvc pull data/corpora/feedback.parquet" in result.stderr
+
+
+def test_warm_start_is_from_the_committed_champion(repository: Path) -> None:
+    """However often the stage has written weights since; and a clone can make it again."""
+    code = "mkdir -p models/text-weights && cat models/champion-weights/w 2>/dev/null | wc -l > models/text-weights/w; date +%N >> models/text-weights/w"
+    stage = f"stages:\n  train:\n    cmd: {code}\n    deps: [params.yaml]\n    outs: [models/text-weights]\n    always_changed: true\n"
+    (repository / "dvc.yaml").write_text(stage)
+    assert run(repository, "evergreen", "retrain", "run").returncode == 0
+    weights, copy = repository / "models/text-weights/w", repository / "models/champion-weights/w"
+    assert not copy.exists()
+    champion = weights.read_text()
+    run(repository, "git", "add", "-A")
+    run(repository, "git", "commit", "-qm", "champion")
+    params = repository / "params.yaml"
+    params.write_text(params.read_text().replace("warm_start: null ", "warm_start: models/champion-weights "))
+    for _ in range(2):  # the second time text-weights are the challenger's
+        done = run(repository, "evergreen", "retrain", "run")
+        assert done.returncode == 0, done.stderr
+        assert copy.read_text() == champion
+        assert weights.read_text() != champion
+    assert [path.name for path in copy.parent.iterdir()] == ["w"]
+    commit = run(
+        repository,
+        sys.executable,
+        "-c",
+        "from evergreen.release.proposal_branch import commit_proposal as c; print(c('new'))",
+    )
+    files = run(repository, "git", "show", "--stat", "--format=", commit.stdout.strip()).stdout
+    assert "models/champion-weights.dvc" in files
+    assert "models/champion-weights/" not in files
+
+
+def test_warm_start_without_a_champion_names_the_remedy(repository: Path) -> None:
+    params = repository / "params.yaml"
+    params.write_text(params.read_text().replace("warm_start: null ", "warm_start: models/champion-weights "))
+    done = run(repository, "evergreen", "retrain", "run")
+    assert done.returncode == 1
+    assert "dvc pull models/text-weights), or set train.warm_start to null" in done.stderr
 
 
 def test_pipeline_that_fails_is_a_failure(repository: Path) -> None:

@@ -6,12 +6,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from evergreen.errors import EvergreenError
+from evergreen.release.warm_start import COPY
 
 BRANCH = "evergreen/retrain"
 EVIDENCE = Path("reports/retraining")
 """Committed with the proposal: what the reviewer's report is made of."""
 _MADE = ("dvc.lock", "metrics", "models", "reports", "data", "params.yaml")
 """What a retraining changes; anything else that is changed belongs to somebody's work."""
+_NEW = (Path("data/corpora"), EVIDENCE, COPY.with_suffix(".dvc"), COPY.with_name(".gitignore"))
+"""What may be there for the first time."""
 _TRAILER = "Evergreen-Proposal"
 _IDENTITY = {"NAME": "Evergreen", "EMAIL": "evergreen@users.noreply.github.com"}
 
@@ -35,7 +38,7 @@ def commit_proposal(message: str) -> str | None:
         index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
         _run("git", "read-tree", "HEAD", **index)
         _run("git", "add", "--update", "--", *(path for path in _MADE if Path(path).exists()), **index)
-        _run("git", "add", "--", *(str(path) for path in (Path("data/corpora"), EVIDENCE) if path.exists()), **index)
+        _run("git", "add", "--", *(str(path) for path in _NEW if path.exists()), **index)
         tree = _run("git", "write-tree", **index)
     return _run("git", "commit-tree", tree, "-p", "HEAD", "-m", f"{message}\n\n{_TRAILER}: yes", **_identify())
 
