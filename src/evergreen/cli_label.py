@@ -69,9 +69,10 @@ def select(
     written = write_tasks(selections, classifier.labels, out)
     n_random = sum(selection.strategy == label_selection.RANDOM for selection in selections)
     print(f"{len(selections):,} of {len(candidates):,} predictions, {n_random:,} of them at random, in {out}")
-    if len(written) > 1:
-        print(f"labeling interface for Label Studio in {written[1]}")
-    print(f"when labeled: evergreen label import {out}")
+    if len(written) == 1:
+        print(f"when labeled: evergreen label import {out}")
+    else:
+        print(f"labeling interface for Label Studio in {written[1]}; of its export: evergreen label import EXPORT.json")
 
 
 @app.command("import", epilog="Example: evergreen label import labels.csv")
@@ -92,7 +93,7 @@ def import_labels(
     valid, rejected = check_rows(rows, labels, log)
     now = datetime.now(UTC)
     sources = {True: RANDOM_SOURCE, False: SELECTED_SOURCE}
-    log.write([], [Feedback(row.id, sources[row.strategy == RANDOM], row.label, now) for row in valid])
+    log.write([], [Feedback(row.prediction_id, sources[row.strategy == RANDOM], row.label, now) for row in valid])
     counts = ", ".join(f"{count:,} {strategy}" for strategy, count in count_strategies(valid).items())
     print(f"{len(valid):,} labels imported{f' ({counts})' if counts else ''}; "
           f"{len(rows) - len(valid) - len(rejected):,} rows without a label, {len(rejected):,} rejected")  # fmt: skip

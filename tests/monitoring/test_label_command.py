@@ -62,17 +62,17 @@ def test_labels_make_the_way_to_people_and_back(log: PredictionLog) -> None:
     again = label("select", "--budget", "10000", "--out", "more.csv", "--now", UNTIL.isoformat())
     assert again.exit_code == 0
     first, second = (
-        {row["id"] for row in csv.DictReader(path.open(encoding="utf-8-sig"))}
+        {row["prediction_id"] for row in csv.DictReader(path.open(encoding="utf-8-sig"))}
         for path in map(Path, ["labels.csv", "more.csv"])
     )
     assert len(first & second) == 2  # the two that have no label yet
 
 
 def test_a_file_that_may_hold_labels_is_not_overwritten(log: PredictionLog) -> None:
-    Path("labels.csv").write_text("id,label\n")
+    Path("labels.csv").write_text("prediction_id,label\n")
     result = label("select", "--budget", "40", "--now", UNTIL.isoformat())
     assert result.exit_code == 2
-    assert Path("labels.csv").read_text() == "id,label\n"
+    assert Path("labels.csv").read_text() == "prediction_id,label\n"
 
 
 def test_nothing_to_label_says_why(log: PredictionLog) -> None:

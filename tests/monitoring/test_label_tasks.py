@@ -48,7 +48,7 @@ def fill_in(path: Path, labels: list[str], delimiter: str = ",", encoding: str =
 
 
 def list_labels(rows: list[LabelRow | RejectedRow]) -> list[tuple[str, str, str]]:
-    return [(row.id, row.label, row.strategy) for row in rows if isinstance(row, LabelRow)]
+    return [(row.prediction_id, row.label, row.strategy) for row in rows if isinstance(row, LabelRow)]
 
 
 @pytest.mark.parametrize(("delimiter", "encoding"), [(",", "utf-8-sig"), (";", "utf-8"), ("\t", "utf-8-sig")])
@@ -79,7 +79,7 @@ def test_no_text_is_a_formula_in_a_spreadsheet(tmp_path: Path, selections: list[
 def test_rows_that_cannot_be_taken_are_named_and_the_others_are_taken(tmp_path: Path, log: PredictionLog) -> None:
     path = tmp_path / "labels.csv"
     path.write_text(
-        "id,text,label\n"
+        "prediction_id,text,label\n"
         "p0,late,negative\n"
         "p1,late,angry\n"
         "nobody,late,negative\n"
@@ -89,24 +89,24 @@ def test_rows_that_cannot_be_taken_are_named_and_the_others_are_taken(tmp_path: 
         "p3,late,positive\n"
     )
     valid, rejected = check_rows(read_labels(path), LABELS, log)
-    assert [row.id for row in valid] == ["p0"]
+    assert [row.prediction_id for row in valid] == ["p0"]
     assert {(row.position, row.reason.split(".")[0]) for row in rejected} == {
         ("line 3", "label: 'angry'"),
-        ("line 4", "id: 'nobody'"),
-        ("line 5", "id: 'film'"),
+        ("line 4", "prediction_id: 'nobody'"),
+        ("line 5", "prediction_id: 'film'"),
         ("line 6", "more fields than columns"),
-        ("line 7", "id: twice, with different labels"),
-        ("line 8", "id: twice, with different labels"),
+        ("line 7", "prediction_id: twice, with different labels"),
+        ("line 8", "prediction_id: twice, with different labels"),
     }
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("labels.csv", b"text,label\nlate,negative\n", "no columns id and label"),
-        ("labels.csv", b"", "no columns id and label"),
-        ("labels.csv", "id,label\np0,négatif\n".encode("latin-1"), "not UTF-8"),
-        ("labels.csv", b'id,label\np0,"negative\n', "after line 1: not CSV"),
+        ("labels.csv", b"text,label\nlate,negative\n", "no columns prediction_id and label"),
+        ("labels.csv", b"", "no columns prediction_id and label"),
+        ("labels.csv", "prediction_id,label\np0,négatif\n".encode("latin-1"), "not UTF-8"),
+        ("labels.csv", b'prediction_id,label\np0,"negative\n', "after line 1: not CSV"),
         ("labels.json", b"{", "not JSON"),
         ("labels.json", b'{"id": 1}', "not a list of tasks"),
         ("labels.xlsx", b"PK", "not a format that is read"),
@@ -159,12 +159,20 @@ def test_export_of_label_studio_is_read(tmp_path: Path, log: PredictionLog) -> N
         [],
     ]
     tasks = [
-        {"id": 10 + i, "data": {"id": f"p{i}", "text": "late", "strategy": "random"}, "annotations": annotation}
+        {
+            "id": 10 + i,
+            "data": {"prediction_id": f"p{i}", "text": "late", "strategy": "random"},
+            "annotations": annotation,
+        }
         for i, annotation in enumerate(annotations)
     ]
     path.write_text(json.dumps([*tasks, {"id": 20, "data": {"text": "another project's"}, "annotations": []}]))
     valid, rejected = check_rows(read_labels(path), LABELS, log)
-    assert [(row.id, row.label) for row in valid] == [("p0", "negative"), ("p1", "negative"), ("p2", "positive")]
+    assert [(row.prediction_id, row.label) for row in valid] == [
+        ("p0", "negative"),
+        ("p1", "negative"),
+        ("p2", "positive"),
+    ]
     assert [row.position for row in rejected] == ["task 13", "task 20"]
     assert "annotators disagree (negative, positive)" in rejected[0].reason
 
@@ -172,7 +180,29 @@ def test_export_of_label_studio_is_read(tmp_path: Path, log: PredictionLog) -> N
 def test_short_export_of_label_studio_is_read(tmp_path: Path, log: PredictionLog) -> None:
     path = tmp_path / "export.json"
     path.write_text(
-        json.dumps([{"id": "p0", "text": "late", "strategy": "combined", "label": "negative", "annotator": 1}])
+        json.dumps(
+            [
+                {
+                    "id": 3,
+                    "prediction_id": "p0",
+                    "text": "late",
+                    "strategy": "combined",
+                    "label": "negative",
+                    "annotator": 1,
+                }
+            ]
+        )
+    )
+    valid, rejected = check_rows(read_labels(path), LABELS, log)
+    assert rejected == []
+    assert list_labels(list(valid)) == [("p0", "negative", "combined")]
+
+
+def test_csv_export_of_label_studio_is_read(tmp_path: Path, log: PredictionLog) -> None:
+    """Whose `id` is the task's."""
+    path = tmp_path / "export.csv"
+    path.write_text(
+        '"annotation_id","id","label","prediction_id","strategy","text"\r\n19,21,"negative","p0","combined","late"\r\n'
     )
     valid, rejected = check_rows(read_labels(path), LABELS, log)
     assert rejected == []

@@ -18,7 +18,7 @@ from evergreen.errors import EvergreenError
 from evergreen.monitoring.label_selection import Selection
 from evergreen.monitoring.log import PredictionLog
 
-COLUMNS = ("id", "text", "label", "predicted", "confidence", "strategy")
+COLUMNS = ("prediction_id", "text", "label", "predicted", "confidence", "strategy")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What begins a formula in a spreadsheet: an apostrophe before it keeps it a text."""
 _SEPARATORS = (",", ";", "\t")
@@ -35,13 +35,13 @@ class LabelRow:
 
     Attributes:
         position: where it is in the file, for people.
-        id: of the prediction.
+        prediction_id: of the log.
         label: as somebody wrote it; empty: not labeled.
         strategy: that selected the prediction; empty where the file does not say.
     """
 
     position: str
-    id: str
+    prediction_id: str
     label: str
     strategy: str
 
@@ -95,7 +95,7 @@ def _make_task(selection: Selection) -> dict[str, Any]:
     prediction = selection.prediction
     answer = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [prediction.label]}}
     return {
-        "data": {"id": prediction.id, "text": prediction.text, "strategy": selection.strategy},
+        "data": {"prediction_id": prediction.id, "text": prediction.text, "strategy": selection.strategy},
         "predictions": [
             {
                 "model_version": prediction.model,
@@ -120,7 +120,7 @@ def _make_interface(labels: list[str]) -> bytes:
 
 
 def read_labels(path: Path) -> list[LabelRow | RejectedRow]:
-    """Read what came back: a CSV with the columns id and label, or Label Studio's export as JSON or JSON-MIN.
+    """Read what came back: a CSV with prediction_id and label, or Label Studio's export as JSON, JSON-MIN or CSV.
 
     Raises:
         LabelError: when it is neither, naming what is missing.
@@ -143,10 +143,10 @@ def read_labels(path: Path) -> list[LabelRow | RejectedRow]:
 
 def _read_csv(content: str, path: Path) -> Iterator[LabelRow | RejectedRow]:
     header = content.split("\n", 1)[0]
-    separator = next((sign for sign in _SEPARATORS if {"id", "label"} <= set(_split(header, sign))), None)
+    separator = next((sign for sign in _SEPARATORS if {"prediction_id", "label"} <= set(_split(header, sign))), None)
     if separator is None:
         raise LabelError(
-            f"{path}: no columns id and label in its first line. Keep the header of the file you filled in."
+            f"{path}: no columns prediction_id and label in its first line. Keep the header of the file you filled in."
         )
     reader = csv.DictReader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
     try:
@@ -155,7 +155,9 @@ def _read_csv(content: str, path: Path) -> Iterator[LabelRow | RejectedRow]:
             if None in row:
                 yield RejectedRow(position, "more fields than columns. Quote a text that has separators")
                 continue
-            yield LabelRow(position, *((row.get(name) or "").strip() for name in ("id", "label", "strategy")))
+            yield LabelRow(
+                position, *((row.get(name) or "").strip() for name in ("prediction_id", "label", "strategy"))
+            )
     except csv.Error as error:
         raise LabelError(
             f"{path}, after line {reader.line_num}: not CSV ({error}). Correct the quotes there."
@@ -176,8 +178,8 @@ def _read_label_studio(content: str, path: Path) -> Iterator[LabelRow | Rejected
     for number, task in enumerate(tasks, 1):
         position = f"task {task.get('id', number)}"
         data = task["data"] if isinstance(task.get("data"), dict) else task
-        if not isinstance(data.get("id"), str):
-            yield RejectedRow(position, "no id of a prediction in its data. Import the tasks that label select wrote")
+        if not isinstance(data.get("prediction_id"), str):
+            yield RejectedRow(position, "no prediction_id in its data. Import the tasks that label select wrote")
             continue
         try:
             choices = set(_list_choices(task))
@@ -187,7 +189,7 @@ def _read_label_studio(content: str, path: Path) -> Iterator[LabelRow | Rejected
         if len(choices) > 1:
             yield RejectedRow(position, f"annotators disagree ({', '.join(sorted(choices))}). Settle on one")
             continue
-        yield LabelRow(position, data["id"], next(iter(choices), ""), str(data.get("strategy", "")))
+        yield LabelRow(position, data["prediction_id"], next(iter(choices), ""), str(data.get("strategy", "")))
 
 
 def _list_choices(task: dict[str, Any]) -> Iterator[str]:
@@ -225,18 +227,24 @@ def check_rows(
         label = names.get(row.label) or names.get(row.label.casefold())
         if label is None:
             rejected.append(RejectedRow(row.position, f"label: {row.label!r}. One of {', '.join(labels)}"))
-        elif not _has_text(log, row.id):
-            rejected.append(RejectedRow(row.position, f"id: {row.id!r}. No prediction of a text in the log has it"))
+        elif not _has_text(log, row.prediction_id):
+            rejected.append(
+                RejectedRow(
+                    row.position, f"prediction_id: {row.prediction_id!r}. No prediction of a text in the log has it"
+                )
+            )
         else:
-            valid.append(LabelRow(row.position, row.id, label, row.strategy))
+            valid.append(LabelRow(row.position, row.prediction_id, label, row.strategy))
     given: dict[str, set[str]] = {}
     for row in valid:
-        given.setdefault(row.id, set()).add(row.label)
-    disputed = {row_id for row_id, names in given.items() if len(names) > 1}
+        given.setdefault(row.prediction_id, set()).add(row.label)
+    disputed = {prediction_id for prediction_id, names in given.items() if len(names) > 1}
     rejected += [
-        RejectedRow(row.position, "id: twice, with different labels. Keep one") for row in valid if row.id in disputed
+        RejectedRow(row.position, "prediction_id: twice, with different labels. Keep one")
+        for row in valid
+        if row.prediction_id in disputed
     ]
-    return [row for row in valid if row.id not in disputed], rejected
+    return [row for row in valid if row.prediction_id not in disputed], rejected
 
 
 def _has_text(log: PredictionLog, prediction_id: str) -> bool:
