@@ -1,144 +1,257 @@
-"""What a look of the monitor costs, and how wrong accuracy estimated without labels is on each topic.
+"""How often a verdict is wrong, beside Evidently's drift preset and an accuracy threshold on the same windows.
 
-Run it after `dvc repro`, with nothing else running: python benchmarks/staleness.py [--sizes N …]
+False alarms in months in which nothing changes, with weekly and with hourly looks; power at the first window of another
+topic; windows until a topic that grows is noticed. Run it after `dvc repro`; months go side by side with --jobs:
+python benchmarks/staleness.py [--months 200] [--draws 100] [--jobs 2]
 """
 
 import argparse
-import resource
-import time
-from datetime import UTC, datetime, timedelta
-from multiprocessing import get_context
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot as plt
 from record import save_result
-
-from evergreen.metrics import Estimate
-from evergreen.monitoring.log import LoggedPrediction, PredictionLog
-from evergreen.monitoring.monitor import Monitor
-from evergreen.monitoring.report import write_report
-from evergreen.monitoring.signals.estimated_performance import (
-    estimate_accuracy,
-    estimate_by_threshold,
-    estimate_macro_f1,
+from scipy.stats import binomtest
+from staleness_traffic import (
+    DAY,
+    START,
+    Looker,
+    Traffic,
+    load_classifier,
+    make_monitor,
+    read_texts,
+    spread,
+    with_looks,
 )
-from evergreen.monitoring.signals.measured_performance import estimate_macro_f1 as measure_macro_f1
-from evergreen.monitoring.windows import LabeledSample
+
+from evergreen.monitoring.monitor import Monitor
 from evergreen.params import Params
+from evergreen.plots import COLORS, save_figure
+from evergreen.progress import show_progress
+from evergreen.text.runtime import Classifier
 
-DATA, BUNDLE = Path("data/text"), Path("models/text")
 RESULT = Path("benchmarks/results/staleness.json")
-UNTIL = datetime(2026, 5, 1, tzinfo=UTC)
-PER_TOPIC = 2000
+METHODS = {
+    "stale": "Evergreen: stale",
+    "any_alarm": "Evergreen: any alarm",
+    "evidently": "Evidently: dataset drift",
+    "evidently_any": "Evidently: any column",
+    "threshold": "accuracy threshold",
+}
+N_REFERENCE, PER_DAY, LABELED = 1500, 40, 0.3
+"""Of a stationary month: texts to compare with, texts a day, and the fraction whose label comes back."""
+N_SHIFTED = 500
+N_GROWING, GROWTH = 220, (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+"""Texts a week, and the new topic's part of them week by week; unseen airline texts suffice for no more."""
+EVIDENTLY_MONTHS = 40
+"""Of the months with hourly looks: those in which Evidently looks, too."""
 
 
-def measure_estimates(monitor: Monitor, seed: int) -> dict[str, Any]:
-    """Estimated beside true accuracy and macro-F1 on unseen texts of each topic, the champion's own among them."""
-    tables = [pd.read_parquet(DATA / f"{name}.parquet") for name in ("validation", "stream")]
-    rows = pd.concat(tables)
-    classifier, reference = monitor.classifier, monitor.reference
-    codes = {label: code for code, label in enumerate(classifier.labels)}
-    results = {}
-    for topic, part in rows.groupby("topic"):
-        sample = part.sample(min(PER_TOPIC, len(part)), random_state=seed)
-        y_proba = classifier.predict_proba(sample["text"].tolist())
-        actual = np.array([codes[label] for label in sample["label"]])
-        labels = LabeledSample(
-            UNTIL, UNTIL, y_proba.argmax(1), actual, np.ones(len(actual)), [None] * len(actual), len(actual)
-        )
-        true = float((labels.predicted == actual).mean())
-        cbpe: Estimate = estimate_accuracy(y_proba.max(1))
-        atc = estimate_by_threshold(reference.window.confidence, reference.labels, y_proba.max(1))
-        true_f1, cbpe_f1 = measure_macro_f1(labels, len(codes), 0.05).value, estimate_macro_f1(y_proba)
-        results[str(topic)] = {
-            "n_samples": len(sample),
-            "accuracy": round(true, 4),
-            "cbpe": round(cbpe.value, 4),
-            "cbpe_error": round(cbpe.value - true, 4),
-            "atc": round(atc, 4),
-            "atc_error": round(atc - true, 4),
-            "macro_f1": round(true_f1, 4),
-            "cbpe_macro_f1": round(cbpe_f1, 4),
-            "cbpe_macro_f1_error": round(cbpe_f1 - true_f1, 4),
-        }
-    return results
+@cache
+def load() -> tuple[Params, Classifier]:
+    """What every simulation shares in its process."""
+    return Params.load(), load_classifier()
 
 
-def fill_log(log: PredictionLog, monitor: Monitor, texts: list[str], n_rows: int, n_current: int) -> None:
-    """Write predictions over four weeks, the last so many of them in the current window."""
-    predictions = monitor.classifier.predict(texts)
-    rng = np.random.default_rng(0)
-    old = UNTIL - timedelta(days=28), timedelta(days=21)
-    new = UNTIL - timedelta(days=7), timedelta(days=7)
-    for first in range(0, n_rows, 5000):
-        batch = []
-        for i in range(first, min(first + 5000, n_rows)):
-            prediction = predictions[i % len(texts)]
-            start, width = new if i >= n_rows - n_current else old
-            batch.append(
-                LoggedPrediction(
-                    f"{i:032x}",
-                    "text",
-                    "live",
-                    prediction.label,
-                    prediction.probabilities,
-                    monitor.classifier.manifest.identity,
-                    start + width * float(rng.random()),
-                    text=texts[i % len(texts)],
-                )
-            )
-        log.insert(batch)
+@cache
+def load_monitor(look_days: int) -> Monitor:
+    """The champion with its own test set."""
+    params, classifier = load()
+    texts = read_texts()
+    return make_monitor(with_looks(params, look_days), classifier, texts[texts["split"] == "test"])
 
 
-def measure_look(params: Params, n_texts: int, n_rows: int) -> dict[str, Any]:
-    """Time a look with as many texts in either window, and so many rows in the log, and its report."""
-    pool = pd.concat([pd.read_parquet(DATA / f"{name}.parquet") for name in ("test", "train", "stream")])
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        test = pool[:n_texts].assign(id=[str(i) for i in range(min(n_texts, len(pool)))])
-        test.to_parquet(folder / "test.parquet")
-        started = time.perf_counter()
-        monitor = Monitor.load(params, BUNDLE, folder / "test.parquet")
-        loaded = time.perf_counter() - started
-        log = PredictionLog.open(f"sqlite:///{folder / 'log.db'}")
-        fill_log(log, monitor, pool["text"].tolist()[-n_texts:], n_rows, n_texts)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        started = time.perf_counter()
-        verdict, windows = monitor.look(monitor.read_log(log, UNTIL), UNTIL)
-        looked = time.perf_counter() - started
-        started = time.perf_counter()
-        write_report(verdict, windows, folder / "report")
-        return {
-            "texts_in_each_window": n_texts,
-            "rows_in_the_log": n_rows,
-            "status": verdict.status,
-            "load_seconds": round(loaded, 1),
-            "look_seconds": round(looked, 1),
-            "report_seconds": round(time.perf_counter() - started, 1),
-            "peak_memory_mb_before_the_look": round(before / 1024),
-            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        }
+def simulate_month(schedule: str, seed: int) -> dict[str, bool]:
+    """A month of airline texts after a month's history: which method gives an alarm at any of its looks.
+
+    Test and validation texts, none of which was trained on, are dealt anew into reference and traffic each month.
+    """
+    params, classifier = load()
+    rng = np.random.default_rng(seed)
+    texts = read_texts()
+    texts = texts[texts["split"] != "stream"].sample(frac=1, random_state=seed)
+    days = params.monitor.window_days + params.monitor.budget_days
+    traffic = texts.iloc[N_REFERENCE : N_REFERENCE + days * PER_DAY]
+    look_days = 7 if schedule == "weekly" else 1
+    monitor = make_monitor(with_looks(params, look_days), classifier, texts.iloc[:N_REFERENCE])
+    times = spread(START, days, len(traffic), rng)
+    with_evidently = schedule == "weekly" or seed < EVIDENTLY_MONTHS
+    looker = Looker(monitor, Traffic.make(traffic, times, classifier, LABELED, seed), with_evidently)
+    first, last = START + params.monitor.window_days * DAY, START + days * DAY
+    if schedule == "weekly":
+        looks = [looker.look(until, until) for until in (first + 7 * DAY * week for week in range(5)) if until <= last]
+    else:
+        looks = [looker.look(_find_midnight(now), now) for now in looker.find_moments(first, last - DAY)]
+    return {name: any(getattr(look, name) for look in looks) for name in METHODS if getattr(looks[0], name) is not None}
+
+
+def _find_midnight(now: Any) -> Any:
+    return now.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def simulate_shift(topic: str, seed: int) -> dict[str, bool]:
+    """The first window, 500 texts of another topic: which method gives an alarm, without a label and with some."""
+    _, classifier = load()
+    monitor = load_monitor(1)
+    texts = read_texts()
+    drawn = texts[texts["topic"] == topic].sample(N_SHIFTED, random_state=seed)
+    width = monitor.params.monitor.window_days
+    times = spread(START, width, N_SHIFTED, np.random.default_rng(seed))
+    until = START + width * DAY
+    looks = {
+        "": Looker(monitor, Traffic.make(drawn, times, classifier, 0, seed), True).look(until, until),
+        "_labeled": Looker(monitor, Traffic.make(drawn, times, classifier, LABELED, seed), False).look(until, until),
+    }
+    alarms = {name: getattr(looks[""], name) for name in METHODS if name != "threshold"}
+    return alarms | {f"{name}_labeled": getattr(looks["_labeled"], name) for name in ("stale", "threshold")}
+
+
+def simulate_growth(topic: str, seed: int) -> dict[str, int]:
+    """Weekly windows in which a topic grows: at which each method gives its first alarm; one past the last if none."""
+    _, classifier = load()
+    monitor = load_monitor(7)
+    texts = read_texts()
+    own = texts[texts["split"] == "validation"].sample(frac=1, random_state=seed)
+    other = texts[texts["topic"] == topic].sample(frac=1, random_state=seed)
+    parts = []
+    for part in GROWTH:
+        n_other = round(part * N_GROWING)
+        drawn = pd.concat([own[: N_GROWING - n_other], other[:n_other]]).sample(frac=1, random_state=seed)
+        own, other = own[N_GROWING - n_other :], other[n_other:]
+        parts.append(drawn)
+    rng = np.random.default_rng(seed)
+    times = [time for week in range(len(GROWTH)) for time in spread(START + 7 * DAY * week, 7, N_GROWING, rng)]
+    looker = Looker(monitor, Traffic.make(pd.concat(parts), times, classifier, LABELED, seed), True)
+    ends = [START + 7 * DAY * (week + 1) for week in range(len(GROWTH))]
+    looks = [looker.look(until, until) for until in ends]
+    return {name: _find_first([getattr(look, name) for look in looks]) for name in METHODS}
+
+
+def _find_first(alarms: list[bool]) -> int:
+    return next((week for week, alarm in enumerate(alarms) if alarm), len(alarms))
+
+
+def estimate_rates(results: list[dict[str, bool]]) -> dict[str, Any]:
+    """The fraction of each method's simulations with an alarm, with Wilson's 95% interval."""
+    rates: dict[str, Any] = {}
+    for name in dict.fromkeys(name for result in results for name in result):
+        alarms = [result[name] for result in results if name in result]
+        test = binomtest(sum(alarms), len(alarms))
+        interval = test.proportion_ci(0.95, "wilson")
+        rates[name] = {"rate": test.statistic, "low": interval.low, "high": interval.high, "n": len(alarms)}
+    return rates
+
+
+def run(work: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], jobs: int, what: str) -> list[Any]:
+    """Do work side by side, with progress shown."""
+    with ProcessPoolExecutor(jobs) as pool:
+        futures = [pool.submit(work, *values) for values in arguments]
+        return [future.result() for future in show_progress(futures, what)]
 
 
 def main() -> None:
-    """Measure, print, record."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 200_000], help="of the log")
-    parser.add_argument("--texts", type=int, default=10_000, help="in each window")
+    """Simulate, print, record, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--months", type=int, default=200)
+    parser.add_argument("--draws", type=int, default=100, help="of each topic's first window")
+    parser.add_argument("--growths", type=int, default=20, help="of each topic")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
-    params = Params.load()
-    looks = []
-    for n_rows in args.rows:
-        with get_context("spawn").Pool(1) as pool:  # of its own, for its own peak of memory
-            looks.append(pool.apply(measure_look, (params, args.texts, n_rows)))
-        print(looks[-1])
-    monitor = Monitor.load(params, BUNDLE, DATA / "test.parquet")
-    estimates = measure_estimates(monitor, params.seed)
-    print(pd.DataFrame(estimates).T.to_string())
-    save_result(RESULT, ["onnxruntime", "numpy", "scipy", "evidently"], looks=looks, estimates=estimates)
+    topics = sorted(set(read_texts().query("split == 'stream'")["topic"]))
+    false_alarms = {
+        schedule: estimate_rates(
+            run(
+                partial(simulate_month, schedule),
+                ((s,) for s in range(args.months)),
+                args.jobs,
+                f"months, {schedule} looks",
+            )
+        )
+        for schedule in ("weekly", "hourly")
+    }
+    power: dict[str, Any] = {}
+    for topic in topics:
+        power[topic] = estimate_rates(
+            run(
+                partial(simulate_shift, topic), ((s,) for s in range(args.draws)), args.jobs, f"first window of {topic}"
+            )
+        )
+    growths = run(simulate_growth, product(topics, range(args.growths)), args.jobs, "growing topics")
+    delays = {
+        name: {"mean": float(np.mean(weeks)), "missed": sum(week == len(GROWTH) for week in weeks), "weeks": weeks}
+        for name in METHODS
+        for weeks in [[growth[name] for growth in growths]]
+    }
+    save_result(
+        args.out,
+        ["evidently", "numpy", "scipy", "onnxruntime"],
+        months=args.months,
+        budget=Params.load().monitor.false_alarm_rate,
+        false_alarms=false_alarms,
+        power=power,
+        growth=list(GROWTH),
+        delays=delays,
+    )
+    print(pd.DataFrame({k: {m: v["rate"] for m, v in rates.items()} for k, rates in (false_alarms | power).items()}))
+    print({name: delay["mean"] for name, delay in delays.items()})
+    plot(false_alarms, power, delays, args.out.with_suffix(".png"))
+
+
+def plot(false_alarms: dict[str, Any], power: dict[str, Any], delays: dict[str, Any], path: Path) -> None:
+    """Write the picture: false alarms, power, and the part of a growing topic at which each method noticed it."""
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
+    names = list(METHODS)
+    for offset, (schedule, color) in enumerate(zip(false_alarms, COLORS, strict=False)):
+        rates = [false_alarms[schedule][name] for name in names]
+        values = [rate["rate"] for rate in rates]
+        errors = [
+            [v - r["low"] for v, r in zip(values, rates, strict=True)],
+            [r["high"] - v for v, r in zip(values, rates, strict=True)],
+        ]
+        axes[0].barh(
+            np.arange(len(names)) + 0.4 * offset, values, 0.38, xerr=errors, color=color, label=f"{schedule} looks"
+        )
+    axes[0].axvline(Params.load().monitor.false_alarm_rate, color="black", linestyle=":", label="budget")
+    axes[0].set_yticks(np.arange(len(names)) + 0.2, [METHODS[name] for name in names])
+    axes[0].set_xlabel("months with a false alarm")
+    axes[0].set_xlim(0, 1)
+    axes[0].set_title("Nothing changes")
+    axes[0].legend()
+    shown = ["stale", "evidently", "evidently_any", "stale_labeled", "threshold_labeled"]
+    labels = [
+        METHODS[name.removesuffix("_labeled")] + (", with labels" if "_labeled" in name else "") for name in shown
+    ]
+    table = np.array([[rates[name]["rate"] for name in shown] for rates in power.values()])
+    axes[1].imshow(table, vmin=0, vmax=1, cmap="Greens", aspect="auto")
+    for (row, column), value in np.ndenumerate(table):
+        axes[1].text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.5 else "black")
+    axes[1].set_xticks(range(len(shown)), labels, rotation=25, ha="right")
+    axes[1].set_yticks(range(len(power)), list(power))
+    axes[1].set_title("First window of another topic")
+    for name, color in zip(("stale", "evidently", "threshold"), COLORS, strict=False):
+        weeks = np.array(delays[name]["weeks"])
+        axes[2].step(
+            range(len(GROWTH)),
+            [(weeks <= week).mean() for week in range(len(GROWTH))],
+            where="post",
+            color=color,
+            label=METHODS[name],
+        )
+    axes[2].set_xticks(range(len(GROWTH)), [f"{part:.0%}" for part in GROWTH])
+    axes[2].set_xlabel("part of the new topic, week by week")
+    axes[2].set_ylabel("noticed")
+    axes[2].set_ylim(0, 1.02)
+    axes[2].set_title("A topic that grows")
+    axes[2].legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":
