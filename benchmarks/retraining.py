@@ -9,6 +9,7 @@ import pandas as pd
 
 from evergreen.params import Params
 from evergreen.text.export import export_bundle, predict_torch
+from evergreen.text.model import hash_weights
 from evergreen.text.training import TrainingResult, train
 
 DATA = Path("data/text")
@@ -58,8 +59,7 @@ def retrain(
 def export(result: TrainingResult, params: Params, folder: Path) -> Path:
     """Export what `retrain` left as a float32 bundle, which takes no calibration; its folder."""
     params = params.model_copy(update={"export": params.export.model_copy(update={"quantize": "none"})})
-    weights_hash = result.save_pretrained(folder / "weights")
-    export_bundle(result, weights_hash, params, folder / "data", folder / "bundle")
+    export_bundle(result, hash_weights(folder / "weights"), params, folder / "data", folder / "bundle")
     shutil.rmtree(folder / "data")
     return folder / "bundle"
 

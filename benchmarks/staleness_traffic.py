@@ -57,6 +57,7 @@ class CachedClassifier:
         return [self._cut[text] for text in texts]
 
 
+@cache
 def load_classifier() -> Classifier:
     """The champion of `models/text`, remembering."""
     return cast(Classifier, CachedClassifier(Classifier.load(BUNDLE)))

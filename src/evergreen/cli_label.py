@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evergreen.cli_times import FORMATS, add_zone
 from evergreen.settings import Settings
 
 if TYPE_CHECKING:
     from evergreen.monitoring.label_tasks import RejectedRow
 
-_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 _SHOWN = 20
 _Bundle = Annotated[Path, typer.Option(help="Folder of the champion.")]
 
@@ -30,7 +30,7 @@ def select(
         typer.Option(help="random, uncertainty, diversity, drift or combined; by default labeling.strategy."),
     ] = None,
     now: Annotated[
-        datetime | None, typer.Option(formats=_TIMES, help="Of predictions until this time, in UTC; by default now.")
+        datetime | None, typer.Option(formats=FORMATS, help="Of predictions until this time, in UTC; by default now.")
     ] = None,
     bundle: _Bundle = Path("models/text"),
     test: Annotated[Path, typer.Option(help="The champion's test set.")] = Path("data/text/test.parquet"),
@@ -51,8 +51,7 @@ def select(
     params, settings = Params.load(), Settings.load()
     if strategy is not None:
         params = Params.parse(params.model_dump() | {"labeling": params.labeling.model_dump() | {"strategy": strategy}})
-    moment = now or datetime.now(UTC)
-    until = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    until = add_zone(now or datetime.now(UTC))
     since = until - timedelta(days=params.monitor.window_days)
     classifier = Classifier.load(bundle)
     log = PredictionLog.open(settings.log_url, settings.log_text)

@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
+from evergreen.cli_times import FORMATS, add_zone
 from evergreen.settings import Settings
-
-_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 
 app = typer.Typer(
     help="The log of predictions.", epilog="Example: evergreen log export predictions.parquet", no_args_is_help=True
@@ -32,8 +31,8 @@ def prune(
 @app.command(epilog="Example: evergreen log export s3://logs/november.parquet --since 2026-11-01 --until 2026-12-01")
 def export(
     out: Annotated[str, typer.Argument(help="File or s3:// address: .jsonl, .csv or .parquet.")],
-    since: Annotated[datetime | None, typer.Option(formats=_TIMES, help="First time, in UTC.")] = None,
-    until: Annotated[datetime | None, typer.Option(formats=_TIMES, help="First time left out, in UTC.")] = None,
+    since: Annotated[datetime | None, typer.Option(formats=FORMATS, help="First time, in UTC.")] = None,
+    until: Annotated[datetime | None, typer.Option(formats=FORMATS, help="First time left out, in UTC.")] = None,
 ) -> None:
     """Write predictions to a file, each with its newest feedback, in the order in which they arrived."""
     from evergreen.monitoring.log import PredictionLog  # noqa: PLC0415 - imports SQLAlchemy
@@ -41,8 +40,4 @@ def export(
 
     settings = Settings.load()
     log = PredictionLog.open(settings.log_url, settings.log_text)
-    print(f"{export_rows(log.stream(_add_zone(since), _add_zone(until)), out)} predictions in {out}")
-
-
-def _add_zone(time: datetime | None) -> datetime | None:
-    return time if time is None or time.tzinfo else time.replace(tzinfo=UTC)
+    print(f"{export_rows(log.stream(since and add_zone(since), until and add_zone(until)), out)} predictions in {out}")

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from evergreen import cli_alert
 from evergreen.actions import add_summary
+from evergreen.cli_times import FORMATS, add_zone
 from evergreen.settings import AlertSettings, Settings
 
 if TYPE_CHECKING:
@@ -24,13 +25,12 @@ STALE = 3
 """Exit code."""
 RETRY_HOURS = 1.0
 """After a look that failed: the database or a channel may be back."""
-_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 _STYLES = {"fresh": "green", "watch": "yellow", "stale": "red", "ok": "green", "alarm": "red", "unknown": "yellow"}
 
 
 def monitor(
     now: Annotated[
-        datetime | None, typer.Option(formats=_TIMES, help="Look as at this time, in UTC; by default now.")
+        datetime | None, typer.Option(formats=FORMATS, help="Look as at this time, in UTC; by default now.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("reports/monitoring"),
     bundle: Annotated[Path, typer.Option(help="Folder of the champion.")] = Path("models/text"),
@@ -65,8 +65,7 @@ def monitor(
     from evergreen.monitoring.windows import find_look  # noqa: PLC0415
 
     watcher = Monitor.load(params, bundle, test)
-    moment = now or datetime.now(UTC)
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    moment = add_zone(now or datetime.now(UTC))
     until = find_look(moment, params.monitor.look_days)
     log = PredictionLog.open(settings.log_url, settings.log_text)
     watcher = watcher.follow(log)
