@@ -263,6 +263,41 @@ atexit.register(time.sleep, 2)
 """Start-up code after which a thread sees a second late that a process has ended, and the main one ends last."""
 
 
+@pytest.mark.parametrize("step", ["_init_manager", "launch_inference_worker", "verify_worker_status", "_start_server"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_when_stopped_at_any_step_of_its_start(
+    tmp_path: Path, bundle: Path, step: str, number: signal.Signals
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(STOPPED_AFTER.format(step=step, number=int(number)))
+    server = RunningServer(tmp_path, bundle, PYTHONPATH=tmp_path).start(wait=False)
+    try:
+        assert server.process.wait(60) == 0, server.read_output()
+    finally:
+        left = [member for member in server.family() if member.is_running()]
+        for member in left:
+            member.kill()
+    assert (tmp_path / "stopped").exists()
+    assert not left
+    assert "Traceback" not in server.read_output()
+
+
+STOPPED_AFTER = """\
+import os, pathlib
+from litserve import LitServer
+
+run = LitServer.{step}
+
+def run_and_stop(*args, **kwargs):
+    result = run(*args, **kwargs)
+    pathlib.Path(__file__).with_name("stopped").touch()
+    os.kill(os.getpid(), {number})
+    return result
+
+LitServer.{step} = run_and_stop
+"""
+"""Start-up code after which a server gets a signal once LitServe has done one step of its start."""
+
+
 def test_killed_main_process_leaves_nothing_running(tmp_path: Path, bundle: Path) -> None:
     server = RunningServer(tmp_path, bundle).start()
     server.classify()

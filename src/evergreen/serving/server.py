@@ -161,6 +161,7 @@ class _Server(LitServer):
         self._service = service
         self._api_process: multiprocessing.Process | None = None
         self._is_stopping = False
+        self._holds_stop = False
         self.app = create_app(service, self._run_parts)
 
     def serve(self) -> None:
@@ -171,37 +172,48 @@ class _Server(LitServer):
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGHUP, self._forward)
-        with suppress(KeyboardInterrupt):
-            self.run(
-                host=settings.host,
-                port=settings.port,
-                num_api_servers=1,
-                generate_client_file=False,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=75,  # longer than the balancers before it
-                http=partial(TimedHttpProtocol, timeout=settings.body_timeout),
-                ws="none",
-            )
+        try:
+            with suppress(KeyboardInterrupt):
+                self.run(
+                    host=settings.host,
+                    port=settings.port,
+                    num_api_servers=1,
+                    generate_client_file=False,
+                    log_level="warning",
+                    access_log=False,
+                    server_header=False,
+                    timeout_keep_alive=75,  # longer than the balancers before it
+                    http=partial(TimedHttpProtocol, timeout=settings.body_timeout),
+                    ws="none",
+                )
+        finally:
+            _end_children()
         if not self._is_stopping:
             raise ServerError("the server process ended by itself; its log may say why. Start it again.")
 
     def _stop(self, _number: int, _frame: Any) -> None:
         if not self._is_stopping:
             self._is_stopping = True
-            raise KeyboardInterrupt  # which LitServe takes for the order to stop
+            if not self._holds_stop:
+                raise KeyboardInterrupt  # which LitServe takes for the order to stop
 
     def _forward(self, number: int, _frame: Any) -> None:
         if self._api_process is not None and self._api_process.pid:
             os.kill(self._api_process.pid, number)
 
     def _start_server(self, *args: Any, **kwargs: Any) -> dict[int, Any]:
+        self._holds_stop = True  # LitServe would forget the server process: it stops those that this returns
         workers: dict[int, Any] = super()._start_server(*args, **kwargs)
         self._api_process = workers[0]
         # LitServe watches its workers only; without the server process the rest is of no use.
         threading.Thread(target=self._watch, args=(workers[0],), name="evergreen-watch", daemon=True).start()
         return workers
+
+    def _start_worker_monitoring(self, *args: Any, **kwargs: Any) -> None:
+        super()._start_worker_monitoring(*args, **kwargs)
+        self._holds_stop = False
+        if self._is_stopping:
+            raise KeyboardInterrupt
 
     def _perform_graceful_shutdown(self, manager: Any, *args: Any, **kwargs: Any) -> None:
         """Tell the thread that restarts workers to end: it would restart what is stopped, or miss the manager."""
@@ -246,6 +258,17 @@ class _Server(LitServer):
             await service.jobs.close()
             service.dispatcher.close()
             await asyncio.to_thread(service.writer.close, 10.0)
+
+
+def _end_children() -> None:
+    """End what LitServe started and has not stopped, as when it is stopped while it starts: exit would wait for it."""
+    children = multiprocessing.active_children()
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.join(5)
+        if child.is_alive():
+            child.kill()
 
 
 def _set_signals_of_fork() -> None:
