@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from github_description import Description
 from github_git import may_use, run_backend
 from github_objects import ApiError, Call, Rows, Site
+from github_pages import Pages
 from github_routes import GitHubRoutes
 
 Fault = Literal["500", "502 after", "reset", "reset after", "limit", "429", "401", "403", "long limit"]
@@ -42,6 +43,7 @@ class GitHubServer(GitHubRoutes):
         messages: bodies of what came to the webhooks, by path.
         violations: calls and answers that GitHub's description does not allow; `serve_github` raises them.
         description: None where it is missing, and nothing is checked.
+        pages: what it shows to people, without a token.
     """
 
     def __init__(self, prefix: str = "", git_folder: Path | None = None) -> None:
@@ -55,6 +57,7 @@ class GitHubServer(GitHubRoutes):
         self.next_fault: Callable[[str], Fault | None] = lambda _path: None
         self.violations: list[str] = []
         self.description = Description.load()
+        self.pages = Pages(self)
         self._lock = RLock()
         members = (getattr(type(self), name) for name in dir(type(self)))
         routes = [(*member.operation, member) for member in members if hasattr(member, "operation")]
@@ -76,6 +79,11 @@ class GitHubServer(GitHubRoutes):
                     call = Call({name: unquote(value) for name, value in match.groupdict().items()}, query, body)
                     return self._answer_call(method, template, route, call)
             return self._report(400, f"{method} {path}", ["the stand-in has no such route"])
+
+    def show_page(self, path: str) -> tuple[int, str, bytes] | None:
+        """What people see at a path, as `Pages.render` gives it."""
+        with self._lock:
+            return self.pages.render(path)
 
     def _answer_call(self, method: str, template: str, route: Callable[..., Any], call: Call) -> _Answer:
         operation = f"{method} {template}"
@@ -189,6 +197,9 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith("/hook/"):
             state.messages.setdefault(path, []).append(body or {})
             return 200, {}, {}
+        page = state.show_page(path) if self.command == "GET" else None
+        if page:
+            return page[0], page[2], {"Content-Type": page[1]}
         scheme, _, token = (self.headers["Authorization"] or "").partition(" ")
         if scheme.lower() not in ("token", "bearer") or token != state.token:
             return 401, {"message": "Bad credentials"}, {}

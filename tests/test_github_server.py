@@ -213,6 +213,43 @@ def test_settings(server: GitHubServer, repository: Repository) -> None:
     assert repository.get_branch("main").get_protection().required_linear_history
 
 
+def test_people_see_what_was_written(server: GitHubServer, repository: Repository, folder: Path) -> None:
+    issue = repository.create_issue(
+        "The text model is <stale>", "| a | b |\n| --- | --- |\n| 1 | **2** |", labels=["evergreen"]
+    )
+    issue.create_comment("Still stale.")
+    sha = read_sha(folder, "evergreen/retrain")
+    pull = repository.create_pull(
+        title="Retrained", body=f"![b](/acme/reviews/blob/{sha}/b?raw=true)", head="evergreen/retrain", base="main"
+    )
+    pull.create_issue_comment("<details><summary>Rules</summary>\n\n- one\n\n</details>")
+    repository.create_git_release("v1", "v1", "Built.")
+    web = server.url.removesuffix("/api/v3") + "/acme/reviews"
+
+    def read(path: str) -> str:
+        response = requests.get(web + path, verify=str(server.certificate), timeout=10)
+        response.raise_for_status()
+        return response.text
+
+    assert "The text model is &lt;stale&gt;" in read("/issues")
+    page = read(f"/issues/{issue.number}")
+    assert "<td><strong>2</strong></td>" in page
+    assert "Still stale." in page
+    page = read(f"/pull/{pull.number}")
+    assert '<span class="state open">Open</span>' in page
+    assert "second</div>" in page  # the commit
+    assert '<span class="add">+2</span>' in page
+    assert "<summary>Rules</summary>\n<ul>" in page
+    assert read(f"/blob/{sha}/b?raw=true") == "2\n"
+    server.merge(pull.number)
+    assert '<span class="state merged">Merged</span>' in read("/pulls")
+    assert read(f"/pull/{pull.number}").count("merged commit") == 1
+    assert "Built." in read("/releases/tag/v1")
+    assert "Merge pull request #2" in read("")
+    for missing in ("/issues/99", "/blob/main/nothing", "/releases/tag/v2", "/settings"):
+        assert requests.get(web + missing, verify=str(server.certificate), timeout=10).status_code == 404
+
+
 def test_long_lists_have_pages() -> None:
     with serve_github() as server:
         for number in range(65):
