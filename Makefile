@@ -6,7 +6,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Compiled once and kept: the training stack takes twice as long to import from source.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: repro monitor serve image serve-image test check lint bench soak lock
+.PHONY: repro monitor rehearse serve image serve-image test check lint bench soak lock
 
 repro: $(VENV)/train.stamp  ## prepare, train, export and evaluate, as far as something changed
 	dvc repro
@@ -23,6 +23,9 @@ lint: $(VENV)/dev.stamp  ## what pre-commit and CI check
 
 monitor: $(VENV)/train.stamp  ## a short replay: the alarm goes off, and the report that explains it, after make repro
 	evergreen replay quickstart
+
+rehearse: $(VENV)/dev.stamp  ## the whole loop on this machine, told as a page, after make repro
+	PYTHONPATH=tests:tests/workflows:tests/deployment python tests/rehearsal/rehearse.py
 
 serve: $(VENV)/train.stamp  ## live, batch and video on http://127.0.0.1:8000, after make repro
 	evergreen serve

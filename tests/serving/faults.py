@@ -295,55 +295,6 @@ def fill_disk(folder: Path) -> Path:
     return filler
 
 
-CLOCK = '''"""Shift the wall clock of a process, and of those it starts, by what a file says."""
-
-import datetime
-import time
-
-_time, _datetime = time.time, datetime.datetime
-
-
-def shift():
-    try:
-        with open({path!r}) as file:
-            return float(file.read())
-    except (OSError, ValueError):
-        return 0.0
-
-
-class _IsDatetime(type):
-    def __instancecheck__(cls, value):
-        return isinstance(value, _datetime)
-
-
-class datetime_(_datetime, metaclass=_IsDatetime):
-    @classmethod
-    def now(cls, tz=None):
-        return _datetime.fromtimestamp(time.time(), tz)
-
-
-time.time = lambda: _time() + shift()
-time.time_ns = lambda: int(time.time() * 1e9)
-datetime.datetime = datetime_
-'''
-
-
-class ShiftedClock:
-    """A wall clock for a server that a test can set: Python runs a `sitecustomize` before anything else."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = folder / "shift"
-        (folder / "sitecustomize.py").write_text(CLOCK.format(path=str(self._file)))
-        self.environment = {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(":")}
-
-    def set(self, seconds: float) -> None:
-        """Shift the clock from the real time."""
-        partial = self._file.with_suffix(".partial")
-        partial.write_text(str(seconds))
-        partial.replace(self._file)
-
-
 @dataclass(frozen=True)
 class MixedFigures:
     """What a long mixed load did to a server."""

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from faults import Load, ShiftedClock, audit, kill, kill_under_load, post, read_metric, run_mixed_load, wait_until
+from faults import Load, audit, kill, kill_under_load, post, read_metric, run_mixed_load, wait_until
 from running import RunningServer, run_server
+from shifted_clock import ShiftedClock
 from tiny_text_bundle import write_bundle
 
 from evergreen.serving.problems import RefusedError

@@ -8,12 +8,15 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Timer
 from typing import Any
 
+import psutil
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +69,8 @@ def run_act(
     payload: Mapping[str, Any] | None = None,
     runners: tuple[str, ...] = _RUNNERS,
     timeout: float = 600,
+    kill_at: str | None = None,
+    on_line: Callable[[str], None] = lambda _: None,
 ) -> ActResult:
     """Run a workflow, or one job of it and what that needs, in a repository's own folder, for real.
 
@@ -82,7 +87,9 @@ def run_act(
         variables: as `vars.…`.
         payload: more of the event, as `github.event.…`.
         runners: labels that are this machine.
-        timeout: seconds.
+        timeout: seconds, after which act and all that it started are killed.
+        kill_at: they are also killed at the first line with these words, as where a machine is taken away.
+        on_line: is given each line as it comes.
     """
     with TemporaryDirectory() as folder:
         home = Path(folder)
@@ -98,7 +105,7 @@ def run_act(
         stand_ins = _write_stand_ins([*WORKFLOWS, *ACTIONS, workflow], home / "actions", record, repository)
         for name, replacement in stand_ins.items():
             command.append(f"--local-repository={name}={replacement}")
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             cwd=repository,
             # Nothing of this user's act: neither settings nor what an earlier run kept.
@@ -107,11 +114,33 @@ def run_act(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=timeout,
-            check=False,
         )
+        timer = Timer(timeout, _kill_tree, [process.pid])
+        timer.start()
+        output = []
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                output.append(line)
+                on_line(line)
+                if kill_at is not None and kill_at in line:
+                    _kill_tree(process.pid)
+                    break
+            process.wait()
+        finally:
+            timer.cancel()
+            _kill_tree(process.pid)
         lines = record.read_text().splitlines() if record.exists() else []
-        return ActResult(done.returncode, done.stdout, [_read_call(line) for line in lines])
+        return ActResult(process.returncode, "".join(output), [_read_call(line) for line in lines])
+
+
+def _kill_tree(pid: int) -> None:
+    """Kill a process and all that it started, where it still runs."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for member in [process, *process.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
 
 
 def _read_call(line: str) -> tuple[str, dict[str, str]]:

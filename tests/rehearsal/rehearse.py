@@ -1,0 +1,300 @@
+"""The whole life of a model on this machine, offline, told as a page: python tests/rehearsal/rehearse.py [--out FOLDER]
+
+The real workflows under act, Git and DVC with remotes of their own, the service as containers where they can be built,
+CML where it is on PATH. GitHub is a stand-in, and weeks pass by a calendar of their own. Run it after `make repro`.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from act import ActResult
+from containers import NoEngineError, find_engine
+from loop import ROOT, Calendar, Loop, open_loop, run, set_params
+from production import Production
+from story import Page, Story, capture, capture_file, tail
+from traffic import Callers
+
+LIMITS = ROOT / "docs/rehearsal.md"
+PARAMS: dict[str, Any] = {
+    # A release is watched for minutes where people ask; here nobody but the rehearsal does.
+    "release.watch_minutes": 0.25,
+    "release.min_requests": 40,
+    "release.probes_per_second": 8.0,
+}
+LABELS = ("negative", "neutral", "positive")
+
+
+@dataclass
+class Plan:
+    """What differs between a rehearsal and its reduced form.
+
+    Attributes:
+        old, new: the champion's topic, and one that it never saw.
+        per_week: texts.
+        labeled: fraction of the new topic's texts that get a label back.
+        params: of params.yaml.
+    """
+
+    old: str = "airline"
+    new: str = "coachella"
+    per_week: int = 420
+    labeled: float = 1.0
+    params: dict[str, Any] = field(default_factory=lambda: dict(PARAMS))
+
+
+class Rehearsal:
+    """The story's steps, in their order; each checks what it claims."""
+
+    def __init__(self, loop: Loop, production: Production, plan: Plan, story: Story) -> None:
+        self.loop, self.production, self.plan, self.story = loop, production, plan, story
+        self.github, self.calendar = loop.github, loop.calendar
+        self.monday = self.calendar.now
+        self.callers = Callers(production.url, loop.folder / "data/text", self.calendar)
+
+    def run(self) -> None:
+        """Live through it all."""
+        self.deploy_the_champion()
+        self.live_a_quiet_week()
+        self.go_stale()
+        self.look_twice()
+        self.retrain()
+        self.review()
+        self.release_what_does_not_hold()
+        self.release()
+        self.be_fresh_again()
+
+    # The steps
+
+    def deploy_the_champion(self) -> None:
+        tag = f"ghcr.io/{self.github.repository}:champion"
+        self._call("docker/build", tag)
+        # What a push to a registry would name.
+        image = self._call("docker", "inspect", "--format", "{{index .RepoDigests 0}}", tag).strip()
+        self._call("docker/deploy", "compose", image)
+        model = self.production.read_model()
+        self._tell("work", "The champion is in production", f"`{image}` serves model `{model['run'][:12]}`.")
+
+    def live_a_quiet_week(self) -> None:
+        accuracy = self._live(self.plan.old)
+        result = self._look()
+        assert self.github.open_issues == []
+        assert self.github.dispatches == []
+        text = f"{self.plan.per_week} texts about {self.plan.old}; {accuracy:.0%} of the answers are right. Nobody is told."
+        report = capture_file("the monitor's report", self.loop.folder / "reports/monitoring/report.html")
+        self._tell("good", "A week like those before: fresh", text, result, pages=[report], mark="fresh")
+
+    def go_stale(self) -> None:
+        accuracy = self._live(self.plan.new)
+        result = self._look()
+        (issue,) = self.github.open_issues
+        assert issue["title"].startswith("The text model is stale")
+        assert [call["workflow"] for call in self.github.dispatches] == ["retrain.yml"]
+        text = (
+            f"{self.plan.per_week} texts about {self.plan.new}, which the champion never saw; {accuracy:.0%} are right. "
+            "The monitor opens one issue and starts the retraining."
+        )
+        report = capture_file("the monitor's report", self.loop.folder / "reports/monitoring/report.html")
+        pages = [self._capture("the issue", f"/issues/{issue['number']}", True), report]
+        self._tell("bad", "Another topic: stale", text, result, pages=pages, mark="stale")
+
+    def look_twice(self) -> None:
+        self._look()
+        assert len(self.github.open_issues) == 1
+        self._tell("good", "The monitor runs once more", "Still one issue: nothing is doubled.")
+
+    def retrain(self) -> None:
+        killed = self._act("workflow_dispatch", "retrain.yml", kill_at="Running stage 'evaluate'")
+        assert killed.returncode != 0
+        assert self.github.open_pulls == []
+        self._tell(
+            "bad",
+            "The machine that retrains is taken away",
+            "In the middle of the pipeline; nothing is proposed.",
+            killed,
+        )
+        result = self._act("workflow_dispatch", "retrain.yml")
+        assert result.returncode == 0, result.explain()
+        assert "Stage 'train' didn't change" in result.output or "is cached" in result.output
+        (pull,) = self.github.open_pulls
+        (comment,) = self.github.comments[pull["number"]]
+        assert "**Merge recommended.**" in comment["body"]
+        text = (
+            "The second run has what the first one finished, trains no more, and proposes the model: one pull request."
+        )
+        self._tell("good", "Retrained and proposed", text, result, pages=[self._capture_pull(True)], mark="proposed")
+        again = self._act("workflow_dispatch", "retrain.yml")
+        assert again.returncode == 0, again.explain()
+        assert len(self.github.pulls) == 1
+        assert len(self.github.comments[pull["number"]]) == 1
+        self._tell("good", "The retraining runs once more", "Still one pull request with one report.")
+
+    def review(self) -> None:
+        (pull,) = self.github.open_pulls
+        self.loop.git("fetch", "-q", "origin", pull["head"]["ref"])
+        self.loop.git("checkout", "-q", "--force", pull["head"]["sha"])
+        payload = {"pull_request": pull, "number": pull["number"]}
+        for job in ("pipeline", "report"):
+            result = self._act("pull_request", "ci.yml", job=job, payload=payload, env={"GITHUB_BASE_REF": "main"})
+            assert result.returncode == 0, result.explain()
+        text = "`ci.yml` confirms that `dvc.lock` fits, and compares the metrics."
+        self._tell("good", "The proposal's checks pass", text, result, pages=[self._capture_pull()])
+        self.github.login = "ann"
+        self.github.merge(pull["number"])
+        self.github.login = "evergreen-bot"
+        self.loop.check_out_main()
+        self._tell("person", "Ann reads the report and merges", "Merging is what releases.", mark="merged")
+
+    def release_what_does_not_hold(self) -> None:
+        before = self.production.read_model()["run"]
+        champion = self.loop.folder.parent / "champion"
+        self.loop.dvc("get", "-q", "--rev", "HEAD^1", ".", "models/text", "--out", str(champion))
+        self.production.mount_text_bundle(champion)
+        result = self._release("push")
+        assert result.returncode == 1
+        assert "the release does not hold" in result.output, result.explain()
+        assert self.production.read_model()["run"] == before
+        assert self.github.releases == []
+        (issue,) = [issue for issue in self.github.open_issues if "release" in issue["title"]]
+        text = (
+            "Where the service runs, somebody's volume still lies over the new image's model. The container answers, but "
+            "not as its bundle does: verification fails, the version before goes on, and an issue says so."
+        )
+        page = self._capture("the issue", f"/issues/{issue['number']}")
+        self._tell("bad", "A release that does not hold is rolled back", text, result, pages=[page], mark="rolled back")
+
+    def release(self) -> None:
+        self.production.mount_text_bundle(None)
+        before = self.production.read_model()["run"]
+        result = self._release("workflow_dispatch")
+        assert result.returncode == 0, result.explain()
+        assert self.production.read_model()["run"] != before
+        (release,) = self.github.releases
+        assert self.github.open_issues == []
+        assert "Nothing to release" in self._release("push", job="plan").output
+        text = (
+            "The volume is gone. Built, smoke-tested, started beside the old one, verified, switched; the incident is closed. "
+            "A second run finds nothing to release."
+        )
+        number = self.github.issues[0]["number"]
+        pages = [
+            self._capture("the release", f"/releases/tag/{release['tag_name']}", True),
+            self._capture("the incident, closed", f"/issues/{number}"),
+        ]
+        self._tell("good", "Released", text, result, pages=pages, mark="released")
+
+    def be_fresh_again(self) -> None:
+        accuracy = self._live(self.plan.new)
+        result = self._look()
+        assert self.github.open_issues == [], result.explain()
+        text = f"The same topic; now {accuracy:.0%} are right."
+        report = capture_file("the monitor's report", self.loop.folder / "reports/monitoring/report.html")
+        self._tell("good", "Fresh again", text, result, pages=[report], mark="fresh again")
+
+    # What they are made of
+
+    def _live(self, topic: str) -> float:
+        accuracy = self.callers.live_week(self.monday, topic, self.plan.per_week, self.plan.labeled)
+        self.monday += timedelta(days=7)
+        return accuracy
+
+    def _look(self) -> ActResult:
+        result = self._act("schedule", "monitor.yml")
+        assert result.returncode == 0, result.explain()
+        return result
+
+    def _release(self, event: str, **fields: Any) -> ActResult:
+        variables = {"DEPLOY_TARGET": "compose", "SERVICE_URL": self.production.url}
+        return self._act(event, "release.yml", variables=variables, timeout=1200, **fields)
+
+    def _act(self, event: str, workflow: str, **fields: Any) -> ActResult:
+        return self.loop.act(event, workflow, **fields)
+
+    def _call(self, *command: str) -> str:
+        return run(self.loop.folder, *command, **self.loop.environment)
+
+    def _capture(self, title: str, path: str, open: bool = False) -> Page:
+        return capture(title, self.github.show_page, f"/{self.github.repository}{path}", open)
+
+    def _capture_pull(self, open: bool = False) -> Page:
+        (pull,) = self.github.open_pulls
+        return self._capture("the pull request", f"/pull/{pull['number']}", open)
+
+    def _tell(self, kind: Any, title: str, text: str, result: ActResult | None = None, **more: Any) -> None:
+        self.story.tell(self.calendar.now, kind, title, text, output=tail(result.output) if result else "", **more)
+
+
+def copy_checkout(target: Path) -> None:
+    """Clone this checkout as it stands, with what `dvc repro` has left."""
+    if not (ROOT / "models/text/bundle.json").is_file():
+        sys.exit("There is no model yet: run make repro first.")
+    run(ROOT, "git", "clone", "-q", "--shared", str(ROOT), str(target))
+    changed = run(ROOT, "git", "ls-files", "-z", "--modified", "--others", "--exclude-standard").split("\0")
+    for name in filter(None, changed):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    # This checkout's cache is read only: what a rehearsal makes stays in its own folder.
+    run(target, "dvc", "remote", "add", "-q", "--local", "checkout", str(ROOT / ".dvc/cache"))
+    run(target, "dvc", "pull", "-q", "--remote", "checkout")
+
+
+@contextmanager
+def open_rehearsal(checkout: Path, plan: Plan, engine: Mapping[str, str], story: Story) -> Iterator[Rehearsal]:
+    """A rehearsal for the length of a block.
+
+    Args:
+        checkout: a repository with a trained champion, in a folder of its own; everything is put beside it.
+        plan: what is lived through.
+        engine: see `Production`.
+        story: what happened.
+    """
+    folder = checkout.parent
+    set_params(checkout / "params.yaml", plan.params)
+    calendar = Calendar(folder / "calendar")
+    calendar.set(datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0))
+    production = Production(folder / "production", dict(engine))
+    with ExitStack() as stack:
+        stack.callback(production.close)
+        loop = stack.enter_context(open_loop(checkout, calendar, production.environment, production.log_url))
+        yield Rehearsal(loop, production, plan, story)
+
+
+def main() -> None:
+    """Rehearse, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / ".rehearsal", help="folder that is made anew")
+    parser.add_argument("--processes", action="store_true", help="no containers, also where they can be built")
+    args = parser.parse_args()
+    engine, where = {}, "The service ran as processes, as no container is asked for."
+    if not args.processes:
+        try:
+            name, flags = find_engine()
+            engine, where = {"ENGINE": name} | flags, f"The service ran in containers of {name}."
+        except NoEngineError as error:
+            where = f"The service ran as processes, since no container can be built here ({error})."
+    print(where, flush=True)
+    shutil.rmtree(args.out, ignore_errors=True)
+    args.out.mkdir(parents=True)
+    checkout = args.out / "work" / "evergreen"
+    checkout.parent.mkdir()
+    copy_checkout(checkout)
+    story = Story(where, LIMITS.read_text() if LIMITS.exists() else "")
+    page = args.out / "story.html"
+    with open_rehearsal(checkout, Plan(), engine, story) as rehearsal:
+        try:
+            rehearsal.run()
+        finally:
+            if story.events:
+                story.write(page, rehearsal.callers.accuracy)
+                print(f"The story: {page}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
