@@ -164,6 +164,11 @@ class AutomationRoutes(GitHubState):
     def get_workflow_permissions(self, _call: Call) -> tuple[int, Any]:
         return 200, self.workflow_permissions
 
+    @route("PUT", f"{_REPOSITORY}/actions/permissions/workflow")
+    def set_workflow_permissions(self, call: Call) -> tuple[int, Any]:
+        self.workflow_permissions |= call.fields
+        return 204, None
+
     @route("GET", f"{_REPOSITORY}/actions/permissions")
     def get_actions_permissions(self, _call: Call) -> tuple[int, Any]:
         return 200, self.actions_permissions
@@ -186,6 +191,34 @@ class AutomationRoutes(GitHubState):
         if call["environment_name"] not in self.environments:
             raise ApiError(404)
         return 200, self._make_environment(call["environment_name"])
+
+    @route("PUT", f"{_REPOSITORY}/environments/{{environment_name}}")
+    def set_environment(self, call: Call) -> tuple[int, Any]:
+        if call["environment_name"] not in self.environments:
+            self.environments.append(call["environment_name"])
+        return 200, self._make_environment(call["environment_name"])
+
+    @route("GET", f"{_REPOSITORY}/environments/{{environment_name}}/secrets")
+    def list_environment_secrets(self, call: Call) -> tuple[int, Any]:
+        if call["environment_name"] not in self.environments:
+            raise ApiError(404)
+        return 200, Rows([{"name": name} | self._make_dates() for name in self.environment_secrets], "secrets")
+
+    @route("GET", f"{_REPOSITORY}/environments/{{environment_name}}/variables")
+    def list_environment_variables(self, call: Call) -> tuple[int, Any]:
+        if call["environment_name"] not in self.environments:
+            raise ApiError(404)
+        return 200, Rows([], "variables")
+
+    @route("POST", f"{_REPOSITORY}/rulesets")
+    def create_ruleset(self, call: Call) -> tuple[int, Any]:
+        if call.fields["name"] in [ruleset["name"] for ruleset in self.rulesets]:
+            raise ApiError(422, "Validation Failed")
+        number = self.make_id()
+        ruleset = {"id": number, "source": self.site.repository, "source_type": "Repository"} | call.fields
+        self.rulesets.append(ruleset)
+        self.rules += [rule["type"] for rule in call.fields["rules"]]
+        return 201, ruleset
 
     def _make_environment(self, name: str) -> Row:
         number = self.environments.index(name) + 1

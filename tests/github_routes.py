@@ -17,6 +17,11 @@ class GitHubRoutes(AutomationRoutes):
     def get_repository(self, _call: Call) -> tuple[int, Any]:
         return 200, self.read_repository()
 
+    @route("PATCH", _REPOSITORY)
+    def update_repository(self, call: Call) -> tuple[int, Any]:
+        self.has_issues = call.fields.get("has_issues", self.has_issues)
+        return 200, self.read_repository()
+
     @route("GET", f"{_REPOSITORY}/git/ref/{{ref}}")
     def get_ref(self, call: Call) -> tuple[int, Any]:
         return 200, self._make_ref(call["ref"])

@@ -22,7 +22,7 @@ class GitHubState:
         now: the clock.
         most_open: the largest number of issues that were open at one time.
         drops_labels: whether the token may not set labels.
-        private, permissions: of the repository; None gives all permissions.
+        private, has_issues, permissions: of the repository; None gives all permissions.
         check_runs, statuses: in the order in which they came.
         releases: oldest first.
         workflows: see `add_workflow`.
@@ -30,7 +30,9 @@ class GitHubState:
         secrets: names.
         variables: values by name.
         environments: names.
+        environment_secrets: names, of each environment.
         rules: types of the default branch's rulesets.
+        rulesets: that were made here.
         protection: of the default branch, as GitHub answers it; None where it has none.
         workflow_permissions, actions_permissions: the settings of Actions.
     """
@@ -60,7 +62,10 @@ class GitHubState:
         self.variables: dict[str, str] = {}
         self.environments: list[str] = []
         self.protection: Row | None = None
+        self.environment_secrets: list[str] = []
         self.rules: list[str] = []
+        self.rulesets: list[Row] = []
+        self.has_issues = True
         self.workflow_permissions: Row = {
             "default_workflow_permissions": "read",
             "can_approve_pull_request_reviews": True,
@@ -149,7 +154,7 @@ class GitHubState:
         return pull | {"merged_by": self.site.make_user(self.login)}
 
     def read_repository(self) -> Row:
-        fields: Row = {"private": self.private, "default_branch": self.default_branch}
+        fields: Row = {"private": self.private, "default_branch": self.default_branch, "has_issues": self.has_issues}
         if self.permissions is not None:
             fields["permissions"] = self.permissions
         count = len(self.open_issues) + len(self.open_pulls)

@@ -22,6 +22,7 @@ from evergreen import (
     cli_batch,
     cli_feedback,
     cli_gate,
+    cli_github,
     cli_label,
     cli_log,
     cli_monitor,
@@ -78,6 +79,7 @@ app.add_typer(cli_report.app, name="report")
 app.add_typer(cli_retrain.app, name="retrain")
 app.add_typer(cli_release.app, name="release")
 app.add_typer(cli_alert.app, name="alert")
+app.add_typer(cli_github.app, name="github")
 app.add_typer(cli_serve.keys_app, name="keys")
 app.command(epilog="Example: EVERGREEN_PORT=8080 evergreen serve")(cli_serve.serve)
 app.command(epilog="Example: evergreen monitor --now 2026-05-01")(cli_monitor.monitor)

@@ -102,7 +102,7 @@ def run(
     if outcome == Outcome.CANCELLED:
         print("canceled: nothing to tell")
         return
-    alerts = _load_alerts(Subject(f"workflow-{workflow}", "evergreen-failure", "A workflow of Evergreen failed"))
+    alerts = _load_alerts(Subject.for_workflow(workflow))
     if not alerts.has_channels:
         print(NO_CHANNEL)
         return

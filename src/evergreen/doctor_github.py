@@ -1,14 +1,11 @@
 """`evergreen doctor --github`: whether the workflows can do their work in this repository, and what is missing."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
-from github import GithubException
-from github.Repository import Repository
-
 from evergreen.doctor import CheckResult
-from evergreen.github import Deadline, GitHubError, RetryPolicy, connect, retry
+from evergreen.github import GitHubError, RetryPolicy
+from evergreen.github_settings import RepositorySettings
 from evergreen.settings import GitHubSettings
 
 WORKFLOWS = ("ci.yml", "monitor.yml", "retrain.yml", "release.yml")
@@ -35,9 +32,7 @@ def check_github(settings: GitHubSettings, policy: RetryPolicy | None = None) ->
     if not settings.has_github:
         remedy = "Set GITHUB_REPOSITORY (OWNER/NAME) and GITHUB_TOKEN (as gh auth token prints one)."
         return [CheckResult("github", "problem", "no repository or no token", remedy, required=True)]
-    policy = policy or RetryPolicy()
-    repository = connect(settings.github_api_url, settings.github_token, settings.github_repository, policy)
-    reader = _Reader(repository, policy, Deadline.start(policy))
+    reader = RepositorySettings.connect(settings, policy or RetryPolicy(), _NEEDS)
     try:
         found = reader.read("")
     except GitHubError as error:
@@ -47,33 +42,6 @@ def check_github(settings: GitHubSettings, policy: RetryPolicy | None = None) ->
     checks += [_check_token(*names), _check_permissions(reader), *_check_workflows(reader)]
     checks += [_check_secrets(names[0]), _check_environment(reader), _check_protection(reader, found)]
     return checks
-
-
-@dataclass(frozen=True)
-class _Reader:
-    repository: Repository
-    policy: RetryPolicy
-    deadline: Deadline
-
-    def read(self, path: str) -> Any:
-        """What is at a path below the repository."""
-        url = f"{self.repository.url}/{path}".rstrip("/")
-        ask: Callable[[], Any] = lambda: self.repository.requester.requestJsonAndCheck("GET", url)[1]  # noqa: E731
-        return retry(ask, self.policy, self.deadline, _NEEDS)
-
-    def try_to_read(self, path: str) -> tuple[Any, str]:
-        """What is there, or why it can't be seen: `403`, `404`, or a failure."""
-        try:
-            return self.read(path), ""
-        except GitHubError as error:
-            cause = error.__cause__
-            status = cause.status if isinstance(cause, GithubException) else 0
-            return None, str(status) if status in (403, 404) else str(error)
-
-    def list_names(self, path: str, key: str) -> set[str] | None:
-        """Names in a list; None where it can't be seen."""
-        listed, problem = self.try_to_read(f"{path}?per_page=100")
-        return None if problem else {row["name"] for row in listed[key]}
 
 
 def _check_repository(found: dict[str, Any]) -> CheckResult:
@@ -106,7 +74,7 @@ def _check_token(secrets: set[str] | None, variables: set[str] | None) -> CheckR
     return CheckResult(name, "problem", "the default one", remedy)
 
 
-def _check_permissions(reader: _Reader) -> CheckResult:
+def _check_permissions(reader: RepositorySettings) -> CheckResult:
     name = "actions may open pull requests"
     found, problem = reader.try_to_read("actions/permissions/workflow")
     if problem:
@@ -117,7 +85,7 @@ def _check_permissions(reader: _Reader) -> CheckResult:
     return CheckResult(name, "missing", "no", remedy)
 
 
-def _check_workflows(reader: _Reader) -> Iterator[CheckResult]:
+def _check_workflows(reader: RepositorySettings) -> Iterator[CheckResult]:
     found, problem = reader.try_to_read("actions/workflows?per_page=100")
     if problem:
         yield CheckResult("workflows", "unchecked", "they can't be listed", "Give the token `actions: read`.")
@@ -145,7 +113,7 @@ def _check_secrets(secrets: set[str] | None) -> CheckResult:
     return CheckResult("secrets", "ok", ", ".join(_SECRETS))
 
 
-def _check_environment(reader: _Reader) -> CheckResult:
+def _check_environment(reader: RepositorySettings) -> CheckResult:
     name = "environment production"
     found, problem = reader.try_to_read("environments/production")
     if problem == "404":
@@ -160,7 +128,7 @@ def _check_environment(reader: _Reader) -> CheckResult:
     return CheckResult(name, "missing", "no rule: a merge deploys at once", "Add a required reviewer, if you want one.")
 
 
-def _check_protection(reader: _Reader, found: dict[str, Any]) -> CheckResult:
+def _check_protection(reader: RepositorySettings, found: dict[str, Any]) -> CheckResult:
     branch = found["default_branch"]
     name = f"protection of {branch}"
     rules, problem = reader.try_to_read(f"rules/branches/{branch}")

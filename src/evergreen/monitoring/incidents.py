@@ -7,6 +7,7 @@ comment twice.
 import hashlib
 import re
 from dataclasses import dataclass
+from typing import Self
 
 from github import GithubException
 from github.Issue import Issue
@@ -33,6 +34,11 @@ class Subject:
     name: str = "text"
     label: str = LABEL
     description: str = "Evergreen watches a model and found it stale"
+
+    @classmethod
+    def for_workflow(cls, name: str) -> Self:
+        """That a workflow failed."""
+        return cls(f"workflow-{name}", "evergreen-failure", "A workflow of Evergreen failed")
 
     @property
     def marker(self) -> re.Pattern[str]:
