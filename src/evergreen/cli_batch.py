@@ -42,12 +42,13 @@ def batch(
 ) -> None:
     """Predict every row of a file; a run that was stopped is resumed by the same command.
 
-    Rows without a usable text are reported in OUT.rejects.jsonl.
+    Rows without a usable text are reported in OUT.rejects.jsonl; where no other row is left, the exit code is 1.
     """
     if ray_address is not None and engine is not Engine.RAY:
         raise typer.BadParameter("only with --engine ray", param_hint="'--ray-address'")
 
     from evergreen.serving.batch import CHUNK_ROWS, run_batch  # noqa: PLC0415 - imports ONNX Runtime
+    from evergreen.serving.batch_parts import BatchError  # noqa: PLC0415
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does
     with _Bar() as bar:
@@ -63,6 +64,8 @@ def batch(
             on_progress=bar.update,
         )
     typer.echo(_describe(result))
+    if result.rows and not result.predicted:
+        raise BatchError(f"{source}: not one row has a usable text. The reasons are in {result.rejects}.")
 
 
 class _Bar:

@@ -393,6 +393,17 @@ def test_command(bundle, tmp_path, clean_environment):
     assert "100%" in stderr
 
 
+def test_command_fails_when_no_row_has_a_text(bundle, tmp_path, clean_environment):
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"text": ""}\n{"other": "a"}\n')
+    result = CliRunner().invoke(app, ["batch", str(source), str(target), "--bundle", str(bundle)])
+    assert result.exit_code == 1
+    assert f"not one row has a usable text. The reasons are in {target}.rejects.jsonl" in " ".join(
+        result.output.split()
+    )
+    assert len(read_rows(tmp_path / "out.jsonl.rejects.jsonl")) == 2
+
+
 def test_command_refuses(bundle, tmp_path, clean_environment):
     runner = CliRunner()
     source = str(write_rows(tmp_path / "in.jsonl", 5))
