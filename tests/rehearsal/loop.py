@@ -43,6 +43,7 @@ class Calendar:
     """The date in a rehearsal: Python processes that are started with its environment see it."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._clock = ShiftedClock(folder)
         self._shift = timedelta()
         self.environment = self._clock.environment
@@ -65,7 +66,7 @@ class Loop:
         folder: the clone in which workflows run.
         github: where issues and pull requests are.
         calendar: the date.
-        environment: more variables of the workflows' steps.
+        environment: more variables of the workflows' steps, the calendar's among them.
         log_url: address of the prediction log.
     """
 
@@ -95,7 +96,6 @@ class Loop:
             "NODE_EXTRA_CA_CERTS": str(self.github.certificate),
             "GIT_SSL_CAINFO": str(self.github.certificate),
             "HOME": str(self.folder.parent / "home"),
-            **self.calendar.environment,
             **self.environment,
             **fields.pop("env", {}),
         }
@@ -158,4 +158,4 @@ def open_loop(folder: Path, calendar: Calendar, environment: Mapping[str, str], 
         run(folder, "git", "remote", "remove", "origin") if "origin" in run(folder, "git", "remote") else None
         run(folder, "git", "remote", "add", "origin", address)
         run(folder, "git", "fetch", "-q", "origin", GIT_SSL_CAINFO=str(github.certificate))
-        yield Loop(folder, github, calendar, environment, log_url)
+        yield Loop(folder, github, calendar, {**calendar.environment, **environment}, log_url)

@@ -14,12 +14,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from act import ActResult
 from containers import NoEngineError, find_engine
 from loop import ROOT, Calendar, Loop, open_loop, run, set_params
 from production import Production
 from story import Page, Story, capture, capture_file, tail
-from traffic import Callers
+from traffic import Callers, read_unseen
 
 LIMITS = ROOT / "docs/rehearsal.md"
 PARAMS: dict[str, Any] = {
@@ -29,6 +30,8 @@ PARAMS: dict[str, Any] = {
     "release.probes_per_second": 8.0,
 }
 LABELS = ("negative", "neutral", "positive")
+START = datetime(2026, 3, 9, tzinfo=UTC)
+"""A Monday soon after the champion's newest text."""
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Plan:
         per_week: texts.
         labeled: fraction of the new topic's texts that get a label back.
         params: of params.yaml.
+        texts: that callers send; None: those of the prepared corpus that were not trained on.
     """
 
     old: str = "airline"
@@ -47,6 +51,7 @@ class Plan:
     per_week: int = 420
     labeled: float = 1.0
     params: dict[str, Any] = field(default_factory=lambda: dict(PARAMS))
+    texts: pd.DataFrame | None = None
 
 
 class Rehearsal:
@@ -56,7 +61,9 @@ class Rehearsal:
         self.loop, self.production, self.plan, self.story = loop, production, plan, story
         self.github, self.calendar = loop.github, loop.calendar
         self.monday = self.calendar.now
-        self.callers = Callers(production.url, loop.folder / "data/text", self.calendar)
+        self.calls: list[tuple[str, dict[str, str]]] = []
+        texts = read_unseen(loop.folder / "data/text") if plan.texts is None else plan.texts
+        self.callers = Callers(production.url, texts, self.calendar)
 
     def run(self) -> None:
         """Live through it all."""
@@ -69,6 +76,7 @@ class Rehearsal:
         self.release_what_does_not_hold()
         self.release()
         self.be_fresh_again()
+        self.refuse_what_random_labels_teach()
 
     # The steps
 
@@ -92,13 +100,16 @@ class Rehearsal:
 
     def go_stale(self) -> None:
         accuracy = self._live(self.plan.new)
+        killed = self._act("schedule", "monitor.yml", kill_at="Run Main Start a retraining")
+        assert killed.returncode != 0
+        assert self.github.dispatches == []
         result = self._look()
         (issue,) = self.github.open_issues
         assert issue["title"].startswith("The text model is stale")
         assert [call["workflow"] for call in self.github.dispatches] == ["retrain.yml"]
         text = (
             f"{self.plan.per_week} texts about {self.plan.new}, which the champion never saw; {accuracy:.0%} are right. "
-            "The monitor opens one issue and starts the retraining."
+            "The monitor opens one issue; its runner is taken away, and the next run starts the retraining."
         )
         report = capture_file("the monitor's report", self.loop.folder / "reports/monitoring/report.html")
         pages = [self._capture("the issue", f"/issues/{issue['number']}", True), report]
@@ -106,7 +117,7 @@ class Rehearsal:
 
     def look_twice(self) -> None:
         self._look()
-        assert len(self.github.open_issues) == 1
+        assert len(self.github.issues) == 1
         self._tell("good", "The monitor runs once more", "Still one issue: nothing is doubled.")
 
     def retrain(self) -> None:
@@ -172,6 +183,9 @@ class Rehearsal:
     def release(self) -> None:
         self.production.mount_text_bundle(None)
         before = self.production.read_model()["run"]
+        killed = self._release("workflow_dispatch", kill_at="Run Main Verify")
+        assert killed.returncode != 0
+        assert self.github.releases == []
         result = self._release("workflow_dispatch")
         assert result.returncode == 0, result.explain()
         assert self.production.read_model()["run"] != before
@@ -179,8 +193,9 @@ class Rehearsal:
         assert self.github.open_issues == []
         assert "Nothing to release" in self._release("push", job="plan").output
         text = (
-            "The volume is gone. Built, smoke-tested, started beside the old one, verified, switched; the incident is closed. "
-            "A second run finds nothing to release."
+            "The volume is gone. Built, smoke-tested, started beside the old one, switched, verified; the incident is closed. "
+            "The first run's machine was taken away between switch and verification, and the second began anew. "
+            "A third finds nothing to release."
         )
         number = self.github.issues[0]["number"]
         pages = [
@@ -197,10 +212,30 @@ class Rehearsal:
         report = capture_file("the monitor's report", self.loop.folder / "reports/monitoring/report.html")
         self._tell("good", "Fresh again", text, result, pages=[report], mark="fresh again")
 
+    def refuse_what_random_labels_teach(self) -> None:
+        self._live(self.plan.new, spoil=lambda _, rng: str(rng.choice(LABELS)))
+        self._look()
+        result = self._act("workflow_dispatch", "retrain.yml")
+        assert result.returncode == 0, result.explain()
+        assert self.github.open_pulls == []
+        assert len(self.github.releases) == 1
+        assert "Not proposed" in result.output, result.explain()
+        text = (
+            "The same topic once more, but the annotators label at random. A model is trained on these labels, and the gate "
+            "refuses it: no pull request. "
+        )
+        pages = []
+        for issue in self.github.open_issues:  # where enough labels came for an alarm
+            text += "The incident's issue says why, and a person finds the annotators."
+            evidence = self.github.comments[issue["number"]][-1]["body"]
+            assert "Not proposed" in evidence, evidence
+            pages.append(self._capture("the issue, with the evidence", f"/issues/{issue['number']}", True))
+        self._tell("bad", "Labels gone wrong: the gate refuses", text, result, pages=pages, mark="refused")
+
     # What they are made of
 
-    def _live(self, topic: str) -> float:
-        accuracy = self.callers.live_week(self.monday, topic, self.plan.per_week, self.plan.labeled)
+    def _live(self, topic: str, **fields: Any) -> float:
+        accuracy = self.callers.live_week(self.monday, topic, self.plan.per_week, self.plan.labeled, **fields)
         self.monday += timedelta(days=7)
         return accuracy
 
@@ -214,7 +249,9 @@ class Rehearsal:
         return self._act(event, "release.yml", variables=variables, timeout=1200, **fields)
 
     def _act(self, event: str, workflow: str, **fields: Any) -> ActResult:
-        return self.loop.act(event, workflow, **fields)
+        result = self.loop.act(event, workflow, **fields)
+        self.calls += result.calls
+        return result
 
     def _call(self, *command: str) -> str:
         return run(self.loop.folder, *command, **self.loop.environment)
@@ -258,8 +295,12 @@ def open_rehearsal(checkout: Path, plan: Plan, engine: Mapping[str, str], story:
     folder = checkout.parent
     set_params(checkout / "params.yaml", plan.params)
     calendar = Calendar(folder / "calendar")
-    calendar.set(datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0))
-    production = Production(folder / "production", dict(engine))
+    calendar.set(START)
+    engine = dict(engine)
+    if engine:  # containers follow the calendar as well
+        more = f"--volume {calendar.folder}:{calendar.folder}:ro --env PYTHONPATH={calendar.folder}"
+        engine["RUN_FLAGS"] = f"{engine.get('RUN_FLAGS', '')} {more}"
+    production = Production(folder / "production", engine)
     with ExitStack() as stack:
         stack.callback(production.close)
         loop = stack.enter_context(open_loop(checkout, calendar, production.environment, production.log_url))

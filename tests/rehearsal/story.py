@@ -101,13 +101,14 @@ class Story:
         """Accuracy over time, with the moments that matter."""
         figure, axis = plt.subplots(figsize=(11, 3.6), layout="constrained")
         axis.plot(*zip(*accuracy, strict=True), ".-", color="#2f7d32")
-        colors = {"good": "#2f7d32", "bad": "#cf222e", "person": "#8250df", "work": "#59636e"}
-        marked = [event for event in self.events if event.mark]
-        for number, event in enumerate(marked):
-            axis.axvline(event.date, color=colors[event.kind], linewidth=1, linestyle=":")
-            level = 1.02 + 0.075 * (number % 4)
-            transform = axis.get_xaxis_transform()
-            axis.text(event.date, level, event.mark, color=colors[event.kind], transform=transform, fontsize=9)
+        days: dict[datetime, list[str]] = {}
+        for event in self.events:
+            if event.mark:
+                days.setdefault(event.date.replace(hour=0, minute=0, second=0, microsecond=0), []).append(event.mark)
+        for number, (day, marks) in enumerate(days.items()):
+            axis.axvline(day, color="#59636e", linewidth=1, linestyle=":")
+            text = " → ".join(marks)
+            axis.text(day, 1.02 + 0.07 * (number % 2), text, transform=axis.get_xaxis_transform(), fontsize=9)
         axis.set_ylabel("accuracy of the day's answers")
         axis.set_ylim(0, 1)
         axis.xaxis.set_major_formatter(dates.DateFormatter("%b %d"))

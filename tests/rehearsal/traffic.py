@@ -13,25 +13,27 @@ from loop import Calendar
 _TEXTS_PER_REQUEST = 32
 
 
+def read_unseen(data: Path) -> pd.DataFrame:
+    """Prepared texts that the champion was not trained on, in an order of their own."""
+    splits = [pd.read_parquet(data / f"{name}.parquet") for name in ("validation", "stream")]
+    return pd.concat(splits, ignore_index=True).sample(frac=1, random_state=0)
+
+
 @dataclass
 class Callers:
     """They draw each text once.
 
     Attributes:
         url: of the service.
-        data: folder of the prepared texts; those that the champion did not train on are sent.
+        texts: to send, with `label` and `topic`; none that the champion was trained on.
         calendar: moved on day by day.
         accuracy: (day, fraction of its answers that were right), to look back at in the end.
     """
 
     url: str
-    data: Path
+    texts: pd.DataFrame
     calendar: Calendar
     accuracy: list[tuple[datetime, float]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        splits = [pd.read_parquet(self.data / f"{name}.parquet") for name in ("validation", "stream")]
-        self._texts = pd.concat(splits, ignore_index=True).sample(frac=1, random_state=0)
 
     def live_week(
         self,
@@ -50,9 +52,9 @@ class Callers:
             labeled: fraction that gets its label back.
             spoil: what an annotator makes of a label.
         """
-        rows = self._texts[self._texts["topic"] == topic][:n_texts]
+        rows = self.texts[self.texts["topic"] == topic][:n_texts]
         assert len(rows) == n_texts, f"{topic}: only {len(rows)} texts are left"
-        self._texts = self._texts.drop(rows.index)
+        self.texts = self.texts.drop(rows.index)
         rng = np.random.default_rng(n_texts)
         right = []
         with httpx.Client(base_url=self.url, timeout=60) as client:
