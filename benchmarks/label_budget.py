@@ -2,10 +2,13 @@
 
 A week brings texts of the old topic and of a new one, without labels; a strategy selects some, and the champion learns
 from their labels, with replay. Run it after `dvc repro`, with nothing else running:
-python benchmarks/label_budget.py [--budget 200] [--seeds 3] [--topics …]
+python benchmarks/label_budget.py [--budget 200] [--seeds 3] [--topics …] [--strategies …]
+A topic that is rare in the week: --new 100 --old 1100 --out benchmarks/results/label_budget_rare.json
 """
 
 import argparse
+from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -25,27 +28,38 @@ from evergreen.text.runtime import Classifier
 
 RESULT = Path("benchmarks/results/label_budget.json")
 TOPICS = ["coachella", "deflategate", "self-driving"]
-N_OLD, N_NEW, N_SCORED = 400, 800, 800
+N_SCORED = 800
 WARM = {"epochs": 4.0, "learning_rate": 1e-4}
+PLANS: dict[str, tuple[Strategy, float]] = {strategy: (strategy, 0.0) for strategy in get_args(Strategy)}
+PLANS["combined, half at random"] = ("combined", 0.5)
 
 
-def make_window(topic: str, seed: int, classifier: Classifier) -> tuple[pd.DataFrame, Candidates]:
+@dataclass(frozen=True)
+class Week:
+    """How many texts of either topic a week brings."""
+
+    old: int
+    new: int
+
+
+def make_window(topic: str, seed: int, week: Week, classifier: Classifier) -> tuple[pd.DataFrame, Candidates]:
     """A week's texts with their labels, and what the log shows of them."""
     texts = read_texts()
-    old = texts[texts["split"] == "validation"].sample(N_OLD, random_state=seed)
-    new = texts[texts["topic"] == topic].sample(N_NEW, random_state=seed)
+    old = texts[texts["split"] == "validation"].sample(week.old, random_state=seed)
+    new = texts[texts["topic"] == topic].sample(week.new, random_state=seed)
     rows = pd.concat([old, new]).sample(frac=1, random_state=seed).reset_index(drop=True)
     times = spread(START, 7, len(rows), np.random.default_rng(seed))
     traffic = Traffic.make(rows, times, classifier, 0, seed)
     return rows, read_candidates(traffic.rows, classifier, START, START + 7 * DAY, len(rows))
 
 
-def measure(strategy: Strategy, fraction: float, topic: str, seed: int, budget: int, folder: Path) -> dict[str, float]:
+def measure(plan: str, topic: str, seed: int, budget: int, week: Week, folder: Path) -> dict[str, float]:
     """Select, learn, and score on texts of both topics that were not in the week."""
     params, classifier = Params.load(), load_classifier()
-    rows, candidates = make_window(topic, seed, classifier)
+    rows, candidates = make_window(topic, seed, week, classifier)
     test = read_split("test")
     reference = classifier.forward(test["text"].tolist())[1]
+    strategy, fraction = PLANS[plan]
     labeling = LabelingParams(strategy=strategy, random_fraction=fraction)
     texts = {selection.prediction.text for selection in select(candidates, reference, budget, labeling, seed)}
     train = read_split("train")
@@ -75,19 +89,21 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--topics", nargs="+", default=TOPICS)
+    parser.add_argument("--strategies", nargs="+", choices=PLANS, default=list(PLANS))
+    parser.add_argument("--old", type=int, default=400, help="texts of the old topic in the week")
+    parser.add_argument("--new", type=int, default=800)
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
-    plans: list[tuple[Strategy, float]] = [(strategy, 0.0) for strategy in get_args(Strategy)] + [("combined", 0.5)]
+    week = Week(args.old, args.new)
+    setting = {"budget": args.budget, "week": asdict(week), "warm": WARM}
     runs: list[dict[str, Any]] = []
-    cases = [(topic, seed) for seed in range(args.seeds) for topic in args.topics]
-    for topic, seed in show_progress(cases, "windows"):
-        for strategy, fraction in plans:
-            with TemporaryDirectory() as folder:
-                figures = measure(strategy, fraction, topic, seed, args.budget, Path(folder))
-            name = f"{strategy}, half at random" if fraction else strategy
-            runs.append({"strategy": name, "topic": topic, "seed": seed, **figures})
-            print(runs[-1], flush=True)
-            save_result(args.out, ["torch", "transformers", "scikit-learn"], budget=args.budget, warm=WARM, runs=runs)
+    cases = list(product(range(args.seeds), args.topics, args.strategies))
+    for seed, topic, plan in show_progress(cases, "trainings"):
+        with TemporaryDirectory() as folder:
+            figures = measure(plan, topic, seed, args.budget, week, Path(folder))
+        runs.append({"strategy": plan, "topic": topic, "seed": seed, **figures})
+        print(runs[-1], flush=True)
+        save_result(args.out, ["torch", "transformers", "scikit-learn"], **setting, runs=runs)
     table = pd.DataFrame(runs)
     columns = ["new_accuracy", "before_new_accuracy", "old_accuracy", "before_old_accuracy", "new_topic"]
     print(table.groupby("strategy", sort=False)[columns].mean().round(3).to_string())
