@@ -135,12 +135,13 @@ def run_act(
 
 
 def _kill_tree(pid: int) -> None:
-    """Kill a process and all that it started, where it still runs."""
+    """Kill a process and all that it started, where it still runs; each is halted first, so that it starts nothing more."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        for member in [process, *process.children(recursive=True)]:
-            with suppress(psutil.NoSuchProcess):
-                member.kill()
+        process.suspend()
+        for child in process.children():
+            _kill_tree(child.pid)
+        process.kill()
 
 
 def _read_call(line: str) -> tuple[str, dict[str, str]]:
