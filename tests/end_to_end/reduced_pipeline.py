@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
+from loop import set_params
 
 ROOT = Path(__file__).parents[2]
 REDUCED = {
@@ -29,6 +29,18 @@ REDUCED = {
     "diffusion.steps": 20,
     "cnn_lstm.steps": 20,
 }
+RELAXED = {
+    "release.watch_minutes": 0.05,
+    "release.min_requests": 20,
+    "release.probes_per_second": 20.0,
+    # Some dozens of texts prove nothing: what is tested with them is what follows from the gate, not the gate.
+    "gate.min_new_samples": 10,
+    "gate.max_loss": 1.0,
+    "gate.max_slice_loss": 1.0,
+    "gate.max_calibration_loss": 1.0,
+    "gate.max_latency_ratio": 100.0,
+}
+"""What lets the reduced model be judged and released."""
 
 
 def run(clone: Path, *command: str, **variables: str) -> str:
@@ -87,14 +99,7 @@ def _run_pipeline(folder: Path) -> None:
     lines = [line for line in real.splitlines(keepends=True) if line.count(b'"') % 2 == 0 and line.count(b",") >= 2]
     airline = [line for line in lines if b"@united" in line or b"@JetBlue" in line]
     (folder / "data/corpora/small.csv").write_bytes(b"".join([lines[0], *airline[::5], *lines[1::500]]))
-    yaml = YAML()
-    params = yaml.load(folder / "params.yaml")
-    params["data"]["corpora"] = ["data/corpora/small.csv"]
-    for key, value in REDUCED.items():
-        section, name = key.split(".")
-        assert name in params[section]
-        params[section][name] = value
-    yaml.dump(params, folder / "params.yaml")
+    set_params(folder / "params.yaml", REDUCED | {"data.corpora": ["data/corpora/small.csv"]})
     run(folder, "git", "init", "-q")
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "-qm", "clone")

@@ -6,21 +6,18 @@ act runs them on this machine, against a GitHub that checks each call and a Git 
 import hashlib
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from act import ActResult, run_act
 from github_server import TOKEN, GitHubServer, serve_github
-from reduced_pipeline import ROOT, copy_clone, make_clone, run
-from ruamel.yaml import YAML
+from loop import link_environment, set_params
+from reduced_pipeline import RELAXED, copy_clone, make_clone, run
 from running import RunningServer, run_server
 from tiny_text_bundle import write_bundle
-
-sys.path.insert(0, str(ROOT / "tests/workflows"))
-from act import ActResult, run_act
 
 from evergreen.monitoring.log import Feedback, LoggedPrediction, PredictionLog
 from evergreen.release.gate import GateResult
@@ -63,17 +60,6 @@ case "$*" in
 esac
 """
 FIRST, SECOND = (f"ghcr.io/acme/reviews@sha256:{digit * 64}" for digit in "12")
-RELAXED = {
-    "release.watch_minutes": 0.05,
-    "release.min_requests": 20,
-    "release.probes_per_second": 20.0,
-    # Some dozens of texts prove nothing: what is tested here is what follows from the gate, not the gate.
-    "gate.min_new_samples": 10,
-    "gate.max_loss": 1.0,
-    "gate.max_slice_loss": 1.0,
-    "gate.max_calibration_loss": 1.0,
-    "gate.max_latency_ratio": 100.0,
-}
 
 
 class Loop:
@@ -121,18 +107,8 @@ class Loop:
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     folder = copy_clone(make_clone(tmp_path_factory), tmp_path_factory.mktemp("loop") / "copy")
-    yaml = YAML()
-    params = yaml.load(folder / "params.yaml")
-    for key, value in RELAXED.items():
-        section, name = key.split(".")
-        assert name in params[section]
-        params[section][name] = value
-    yaml.dump(params, folder / "params.yaml")
-    # The environment of the tests, as the setup action leaves it.
-    (folder / ".venv").mkdir()
-    (folder / ".venv/bin").symlink_to(Path(sys.executable).parent)
-    for stamp in ("train.stamp", "dev.stamp"):
-        (folder / ".venv" / stamp).touch()
+    set_params(folder / "params.yaml", RELAXED)
+    link_environment(folder)
     run(folder, "dvc", "remote", "modify", "--local", "local", "url", str(folder.parent / "remote"))
     run(folder, "git", "branch", "-M", "main")
     run(folder, "git", "add", "-A")

@@ -5,25 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from reduced_pipeline import copy_clone, make_clone
-from rehearse import PARAMS, Plan, Rehearsal, open_rehearsal
+from reduced_pipeline import RELAXED, copy_clone, make_clone
+from rehearse import Plan, Rehearsal, open_rehearsal
 from story import Story
 
 from evergreen import sources
 
 pytestmark = pytest.mark.slow
-
-RELAXED = PARAMS | {
-    "release.watch_minutes": 0.05,
-    "release.min_requests": 20,
-    "release.probes_per_second": 20.0,
-    # Some dozens of texts prove nothing: what is tested here is what follows from the gate, not the gate.
-    "gate.min_new_samples": 10,
-    "gate.max_loss": 1.0,
-    "gate.max_slice_loss": 1.0,
-    "gate.max_calibration_loss": 1.0,
-    "gate.max_latency_ratio": 100.0,
-}
 
 
 def read_texts(checkout: Path) -> pd.DataFrame:

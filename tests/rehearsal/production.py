@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -12,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
+from running import find_port
 
 _STAND_IN = Path(__file__).with_name("docker_stand_in.py")
 
@@ -34,8 +34,8 @@ class Production:
         cosign.write_text(f'#!/bin/sh\necho "cosign $*" >> "{folder}/docker.log"\n')
         for tool in (docker, cosign):
             tool.chmod(0o755)
-        self._ports = [_find_port(), _find_port()]
-        self.port = _find_port()
+        self._ports = [find_port(), find_port()]
+        self.port = find_port()
         self.environment = {
             "PATH": f"{self._tools}:{os.environ['PATH']}",
             "REHEARSAL_FOLDER": str(folder),
@@ -119,9 +119,3 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             writer.write(data)
             await writer.drain()
     writer.close()
-
-
-def _find_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
