@@ -5,9 +5,10 @@ import os
 import subprocess
 from pathlib import Path
 
+_ROLES = ("AUTHOR", "COMMITTER")
 _WRITER = {
     f"GIT_{role}_{part}": value
-    for role in ("AUTHOR", "COMMITTER")
+    for role in _ROLES
     for part, value in (("NAME", "GitHub"), ("EMAIL", "noreply@example.com"))
 }
 
@@ -68,8 +69,8 @@ class Refs:
             return self.get(f"heads/{branch}") == sha
         return self._git("merge-base", "--is-ancestor", sha, f"refs/heads/{branch}") is not None
 
-    def merge(self, base: str, sha: str, message: str) -> str:
-        """Merge a commit into a branch by a merge commit, and return that.
+    def merge(self, base: str, sha: str, message: str, date: str) -> str:
+        """Merge a commit into a branch by a merge commit of that date, and return that.
 
         Raises:
             MergeConflictError: when they change the same lines.
@@ -81,16 +82,17 @@ class Refs:
             tree = self._git("merge-tree", "--write-tree", tip, sha)
             if tree is None:
                 raise MergeConflictError
-            merged = self._git("commit-tree", tree, "-p", tip, "-p", sha, "-m", message)
+            merged = self._git("commit-tree", tree, "-p", tip, "-p", sha, "-m", message, date=date)
         if merged is None:
             raise MergeConflictError
         self.set(f"heads/{base}", merged)
         return merged
 
-    def _git(self, *arguments: str) -> str | None:
+    def _git(self, *arguments: str, date: str = "") -> str | None:
         """What a command of Git prints; None where it fails."""
         command = ["git", f"--git-dir={self.folder}", *arguments]
-        done = subprocess.run(command, env=os.environ | _WRITER, capture_output=True, text=True, check=False)
+        environment = os.environ | _WRITER | ({f"GIT_{role}_DATE": date for role in _ROLES} if date else {})
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         return None if done.returncode else done.stdout.strip()
 
 

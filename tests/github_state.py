@@ -146,7 +146,7 @@ class GitHubState:
             raise ApiError(405, "Pull Request is not mergeable")
         message = f"Merge pull request #{number} from {pull['head']['label']}\n\n{pull['title']}"
         try:
-            merged = self.refs.merge(pull["base"]["ref"], pull["head"]["sha"], message)
+            merged = self.refs.merge(pull["base"]["ref"], pull["head"]["sha"], message, self.format_now())
         except MergeConflictError as error:
             raise ApiError(405, "Pull Request is not mergeable") from error
         self._set_state(pull, "closed")

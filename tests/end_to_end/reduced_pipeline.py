@@ -4,11 +4,10 @@ import fcntl
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from loop import set_params
+from loop import run, set_params
 
 ROOT = Path(__file__).parents[2]
 REDUCED = {
@@ -41,20 +40,6 @@ RELAXED = {
     "gate.max_latency_ratio": 100.0,
 }
 """What lets the reduced model be judged and released."""
-
-
-def run(clone: Path, *command: str, **variables: str) -> str:
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "GIT_CONFIG_GLOBAL": "/nowhere/gitconfig",
-        "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost",
-        "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost",
-    }  # fmt: skip
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    environment.pop("HF_HUB_OFFLINE", None)
-    done = subprocess.run(command, cwd=clone, env=environment | variables, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
 
 
 def trace(log: Path, *command: str) -> list[str]:

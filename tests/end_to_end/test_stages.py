@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from reduced_pipeline import copy_clone, make_clone, run, trace
+from loop import run
+from reduced_pipeline import copy_clone, make_clone, trace
 
 pytestmark = pytest.mark.slow
 

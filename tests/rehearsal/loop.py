@@ -17,10 +17,11 @@ from ruamel.yaml import YAML
 from shifted_clock import ShiftedClock
 
 ROOT = Path(__file__).parents[2]
+_KEPT = (".venv", ".dvc/config.local", ".evergreen/alerts", "reports/monitoring")
+"""What a new runner has beside the checkout: its environment and settings, and what the workflows keep in GitHub's cache."""
+_ROLES = ("AUTHOR", "COMMITTER")
 _PERSON = {
-    f"GIT_{role}_{part}": value
-    for role in ("AUTHOR", "COMMITTER")
-    for part, value in (("NAME", "Ann"), ("EMAIL", "ann@example.com"))
+    f"GIT_{role}_{part}": value for role in _ROLES for part, value in (("NAME", "Ann"), ("EMAIL", "ann@example.com"))
 }
 
 
@@ -86,8 +87,12 @@ class Loop:
     def dvc(self, *arguments: str) -> str:
         return run(self.folder, "dvc", *arguments)
 
-    def act(self, event: str, workflow: str, **fields: Any) -> ActResult:
-        """Run a workflow; `env` is added to the steps' variables, the rest is `run_act`'s."""
+    def act(self, event: str, workflow: str, revision: str = "origin/main", **fields: Any) -> ActResult:
+        """Run a workflow as a new runner does, and keep what it prints in the folder `logs` beside the clone.
+
+        `env` is added to the steps' variables, the rest is `run_act`'s.
+        """
+        self.check_out(revision)
         environment = {
             "GITHUB_API_URL": self.github.url,
             "GITHUB_SERVER_URL": self.site,
@@ -96,6 +101,7 @@ class Loop:
             "NODE_EXTRA_CA_CERTS": str(self.github.certificate),
             "GIT_SSL_CAINFO": str(self.github.certificate),
             "HOME": str(self.folder.parent / "home"),
+            **{f"GIT_{role}_DATE": self.calendar.now.isoformat() for role in _ROLES},
             **self.environment,
             **fields.pop("env", {}),
         }
@@ -103,13 +109,18 @@ class Loop:
             environment["EVERGREEN_PULL_REQUESTS"] = "rest"
         secrets = {"GITHUB_TOKEN": TOKEN, "DATABASE_URL": self.log_url}
         file = self.folder / ".github/workflows" / workflow
-        return run_act(self.folder, event, file, env=environment, secrets=secrets, **fields)
+        result = run_act(self.folder, event, file, env=environment, secrets=secrets, **fields)
+        logs = self.folder.parent / "logs"
+        logs.mkdir(exist_ok=True)
+        (logs / f"{len(list(logs.iterdir())) + 1:02}-{file.stem}.log").write_text(result.output)
+        return result
 
-    def check_out_main(self) -> None:
-        """Have what main holds, with its data and models."""
-        self.git("fetch", "-q", "--tags", "origin")
-        self.git("checkout", "-q", "--force", "-B", "main", "origin/main")
-        self.dvc("checkout", "-q", "--force")
+    def check_out(self, revision: str) -> None:
+        """Have what a new runner has: no data, no models, no checkpoints, nothing of an earlier run."""
+        # act would take a tag of that commit for what was pushed.
+        self.git("fetch", "-q", "--no-tags", "origin", "+refs/heads/*:refs/remotes/origin/*")
+        self.git("checkout", "-q", "--force", "-B", "main", revision)
+        self.git("clean", "-ffdxq", *(f"--exclude=/{path}" for path in _KEPT))
 
 
 def set_params(file: Path, values: Mapping[str, Any]) -> None:

@@ -4,16 +4,19 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import psutil
 from running import find_port
 
 _STAND_IN = Path(__file__).with_name("docker_stand_in.py")
+_IMAGES = ("ghcr.io/acme/reviews", "localhost/evergreen-sbom", "localhost/evergreen-rehearsal")
+"""Beginnings of the names of images that a rehearsal makes."""
 
 
 class Production:
@@ -26,6 +29,9 @@ class Production:
 
     def __init__(self, folder: Path, engine: dict[str, str]) -> None:
         self.folder = folder
+        self._engine = engine
+        self._untagged = self._list_untagged()
+        self._builder: subprocess.Popen[bytes] | None = None
         self._tools = folder / "tools"
         self._tools.mkdir(parents=True)
         docker = self._tools / "docker"
@@ -69,21 +75,45 @@ class Production:
         if bundle is not None:
             note.write_text(str(bundle))
 
+    def prepare_layers(self, checkout: Path) -> None:
+        """Begin to build what a release has beside the server's image, so that the first one finds most of its layers.
+
+        Args:
+            checkout: that nothing is done in meanwhile, with data and models.
+        """
+        if self._engine:
+            targets = ("monitor", "sbom")
+            script = "; ".join(f"TARGET={name} docker/build localhost/evergreen-rehearsal:{name}" for name in targets)
+            with (self.folder / "layers.log").open("wb") as log:
+                self._builder = subprocess.Popen(
+                    ["sh", "-c", script],
+                    cwd=checkout,
+                    env=os.environ | self._engine,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+
     def close(self) -> None:
-        """End the servers that still run."""
-        try:
-            containers = json.loads((self.folder / "containers.json").read_text())
-        except FileNotFoundError:
-            return
-        for row in containers.values():
-            with suppress(ProcessLookupError):
-                os.kill(row["pid"], signal.SIGTERM)
-        end = time.monotonic() + 60
-        for row in containers.values():
-            while Path(f"/proc/{row['pid']}").exists() and time.monotonic() < end:
-                with suppress(ChildProcessError):
-                    os.waitpid(row["pid"], os.WNOHANG)
-                time.sleep(0.1)
+        """End the servers that still run, and remove the images that were made."""
+        if self._builder and self._builder.poll() is None:
+            os.killpg(self._builder.pid, signal.SIGTERM)
+            self._builder.wait()
+        end_servers(self.folder)
+        if self._engine:
+            made = [image for image in self._list_images() if image.startswith(_IMAGES)]
+            self._call_engine("rmi", "--force", *made)
+            self._call_engine("rmi", "--force", *(self._list_untagged() - self._untagged))
+
+    def _list_images(self) -> list[str]:
+        return self._call_engine("images", "--format", "{{.Repository}}:{{.Tag}}").split()
+
+    def _list_untagged(self) -> set[str]:
+        """Images without a name, which builds leave."""
+        return set(self._call_engine("images", "--quiet", "--filter", "dangling=true").split() if self._engine else ())
+
+    def _call_engine(self, *arguments: str) -> str:
+        return subprocess.run([self._engine["ENGINE"], *arguments], check=False, capture_output=True, text=True).stdout
 
     async def _serve(self) -> None:
         server = await asyncio.start_server(self._pass_on, "127.0.0.1", self.port)
@@ -105,6 +135,21 @@ class Production:
             rows = json.loads((self.folder / "containers.json").read_text()).values()
             return [row["port"] for row in reversed(rows) if _is_ready(row["port"])]
         return []
+
+
+def end_servers(folder: Path) -> None:
+    """End the servers of a rehearsal's production folder that still run, also of one that was killed itself."""
+    with suppress(FileNotFoundError):
+        pids = [row["pid"] for row in json.loads((folder / "containers.json").read_text()).values()]
+        servers = []
+        for pid in pids:
+            with suppress(psutil.NoSuchProcess):
+                server = psutil.Process(pid)
+                if server.environ().get("REHEARSAL_FOLDER") == str(folder):  # not another one with its number
+                    server.terminate()
+                    servers.append(server)
+        for server in psutil.wait_procs(servers, timeout=60)[1]:
+            server.kill()
 
 
 def _is_ready(port: int) -> bool:

@@ -5,7 +5,11 @@ CML where it is on PATH. GitHub is a stand-in, and weeks pass by a calendar of t
 """
 
 import argparse
+import json
+import os
+import re
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,12 +22,19 @@ import pandas as pd
 from act import ActResult
 from containers import NoEngineError, find_engine
 from loop import ROOT, Calendar, Loop, open_loop, run, set_params
-from production import Production
+from production import Production, end_servers
 from story import Page, Story, capture, capture_file, tail
 from traffic import Callers, read_unseen
 
+from evergreen.release.checkpoints import LAST_FILE
+from evergreen.text.metrics import TrainingMetrics
+
 LIMITS = ROOT / "docs/rehearsal.md"
 PARAMS: dict[str, Any] = {
+    # From the champion's weights a retraining takes a third of the time; rate and epochs as in docs/evaluation.md.
+    "train.warm_start": "models/champion-weights",
+    "train.learning_rate": 1e-4,
+    "train.epochs": 2.0,
     # A release is watched for minutes where people ask; here nobody but the rehearsal does.
     "release.watch_minutes": 0.25,
     "release.min_requests": 40,
@@ -61,6 +72,7 @@ class Rehearsal:
         self.loop, self.production, self.plan, self.story = loop, production, plan, story
         self.github, self.calendar = loop.github, loop.calendar
         self.monday = self.calendar.now
+        self.variables = {"EVERGREEN_CHECKPOINTS_URL": str(loop.folder.parent / "checkpoints")}
         self.calls: list[tuple[str, dict[str, str]]] = []
         texts = read_unseen(loop.folder / "data/text") if plan.texts is None else plan.texts
         self.callers = Callers(production.url, texts, self.calendar)
@@ -71,9 +83,12 @@ class Rehearsal:
         self.live_a_quiet_week()
         self.go_stale()
         self.look_twice()
+        self.lose_a_retraining()
         self.retrain()
+        self.retrain_twice()
         self.review()
         self.release_what_does_not_hold()
+        self.lose_a_release()
         self.release()
         self.be_fresh_again()
         self.refuse_what_random_labels_teach()
@@ -86,6 +101,7 @@ class Rehearsal:
         # What a push to a registry would name.
         image = self._call("docker", "inspect", "--format", "{{index .RepoDigests 0}}", tag).strip()
         self._call("docker/deploy", "compose", image)
+        self.production.prepare_layers(ROOT)
         model = self.production.read_model()
         self._tell("work", "The champion is in production", f"`{image}` serves model `{model['run'][:12]}`.")
 
@@ -95,12 +111,13 @@ class Rehearsal:
         assert self.github.open_issues == []
         assert self.github.dispatches == []
         text = f"{self.plan.per_week} texts about {self.plan.old}; {accuracy:.0%} of the answers are right. Nobody is told."
-        report = capture_file("the monitor's report", self.loop.folder / "reports/monitoring/report.html")
-        self._tell("good", "A week like those before: fresh", text, result, pages=[report], mark="fresh")
+        self._tell(
+            "good", "A week like those before: fresh", text, result, pages=[self._capture_report()], mark="fresh"
+        )
 
     def go_stale(self) -> None:
         accuracy = self._live(self.plan.new)
-        killed = self._act("schedule", "monitor.yml", kill_at="Run Main Start a retraining")
+        killed = self._act("schedule", "monitor.yml", kill_at=lambda line: "Run Main Start a retraining" in line)
         assert killed.returncode != 0
         assert self.github.dispatches == []
         result = self._look()
@@ -111,8 +128,7 @@ class Rehearsal:
             f"{self.plan.per_week} texts about {self.plan.new}, which the champion never saw; {accuracy:.0%} are right. "
             "The monitor opens one issue; its runner is taken away, and the next run starts the retraining."
         )
-        report = capture_file("the monitor's report", self.loop.folder / "reports/monitoring/report.html")
-        pages = [self._capture("the issue", f"/issues/{issue['number']}", True), report]
+        pages = [self._capture("the issue", f"/issues/{issue['number']}", True), self._capture_report()]
         self._tell("bad", "Another topic: stale", text, result, pages=pages, mark="stale")
 
     def look_twice(self) -> None:
@@ -120,26 +136,31 @@ class Rehearsal:
         assert len(self.github.issues) == 1
         self._tell("good", "The monitor runs once more", "Still one issue: nothing is doubled.")
 
-    def retrain(self) -> None:
-        killed = self._act("workflow_dispatch", "retrain.yml", kill_at="Running stage 'evaluate'")
+    def lose_a_retraining(self) -> None:
+        def is_half_way(line: str) -> bool:
+            return self._has_checkpoint() or "Running stage 'evaluate'" in line
+
+        killed = self._act("workflow_dispatch", "retrain.yml", variables=self.variables, kill_at=is_half_way)
         assert killed.returncode != 0
         assert self.github.open_pulls == []
-        self._tell(
-            "bad",
-            "The machine that retrains is taken away",
-            "In the middle of the pipeline; nothing is proposed.",
-            killed,
-        )
-        result = self._act("workflow_dispatch", "retrain.yml")
+        left = "a checkpoint is kept elsewhere" if self._has_checkpoint() else "it left no checkpoint yet"
+        text = f"Half-way; nothing is proposed, and {left}."
+        self._tell("bad", "The machine that retrains is taken away", text, killed)
+
+    def retrain(self) -> None:
+        resumes = self._has_checkpoint()
+        result = self._act("workflow_dispatch", "retrain.yml", variables=self.variables)
         assert result.returncode == 0, result.explain()
-        assert "Stage 'train' didn't change" in result.output or "is cached" in result.output
+        training = TrainingMetrics.load(self.loop.folder / "metrics/training.json")
+        assert (training.resumed_from_step > 0) == resumes, result.explain()
         (pull,) = self.github.open_pulls
         (comment,) = self.github.comments[pull["number"]]
         assert "**Merge recommended.**" in comment["body"]
-        text = (
-            "The second run has what the first one finished, trains no more, and proposes the model: one pull request."
-        )
+        text = f"A machine {'resumes from the checkpoint' if resumes else 'trains'} and proposes the model: one pull request."
         self._tell("good", "Retrained and proposed", text, result, pages=[self._capture_pull(True)], mark="proposed")
+
+    def retrain_twice(self) -> None:
+        (pull,) = self.github.open_pulls
         again = self._act("workflow_dispatch", "retrain.yml")
         assert again.returncode == 0, again.explain()
         assert len(self.github.pulls) == 1
@@ -148,23 +169,25 @@ class Rehearsal:
 
     def review(self) -> None:
         (pull,) = self.github.open_pulls
-        self.loop.git("fetch", "-q", "origin", pull["head"]["ref"])
-        self.loop.git("checkout", "-q", "--force", pull["head"]["sha"])
-        payload = {"pull_request": pull, "number": pull["number"]}
+        fields = {
+            "revision": pull["head"]["sha"],
+            "payload": {"pull_request": pull, "number": pull["number"]},
+            "env": {"GITHUB_BASE_REF": "main"},
+        }
         for job in ("pipeline", "report"):
-            result = self._act("pull_request", "ci.yml", job=job, payload=payload, env={"GITHUB_BASE_REF": "main"})
+            result = self._act("pull_request", "ci.yml", job=job, **fields)
             assert result.returncode == 0, result.explain()
         text = "`ci.yml` confirms that `dvc.lock` fits, and compares the metrics."
         self._tell("good", "The proposal's checks pass", text, result, pages=[self._capture_pull()])
         self.github.login = "ann"
         self.github.merge(pull["number"])
         self.github.login = "evergreen-bot"
-        self.loop.check_out_main()
         self._tell("person", "Ann reads the report and merges", "Merging is what releases.", mark="merged")
 
     def release_what_does_not_hold(self) -> None:
         before = self.production.read_model()["run"]
         champion = self.loop.folder.parent / "champion"
+        self.loop.check_out("origin/main")
         self.loop.dvc("get", "-q", "--rev", "HEAD^1", ".", "models/text", "--out", str(champion))
         self.production.mount_text_bundle(champion)
         result = self._release("push")
@@ -180,22 +203,29 @@ class Rehearsal:
         page = self._capture("the issue", f"/issues/{issue['number']}")
         self._tell("bad", "A release that does not hold is rolled back", text, result, pages=[page], mark="rolled back")
 
-    def release(self) -> None:
+    def lose_a_release(self) -> None:
         self.production.mount_text_bundle(None)
-        before = self.production.read_model()["run"]
-        killed = self._release("workflow_dispatch", kill_at="Run Main Verify")
+        killed = self._release("workflow_dispatch", kill_at=lambda line: line.rstrip().endswith("Run Main Verify"))
         assert killed.returncode != 0
         assert self.github.releases == []
+        text = (
+            "The volume is gone. Between switch and verification: the new version answers, and nobody has verified it."
+        )
+        self._tell("bad", "The machine that releases is taken away", text, killed)
+
+    def release(self) -> None:
+        self.production.mount_text_bundle(None)
         result = self._release("workflow_dispatch")
         assert result.returncode == 0, result.explain()
-        assert self.production.read_model()["run"] != before
+        manifest = json.loads((self.loop.folder / "models/text/bundle.json").read_text())
+        assert self.production.read_model()["run"] == manifest["run"]
         (release,) = self.github.releases
         assert self.github.open_issues == []
-        assert "Nothing to release" in self._release("push", job="plan").output
+        again = self._release("push", job="plan")
+        assert "Nothing to release" in again.output, again.explain()
         text = (
-            "The volume is gone. Built, smoke-tested, started beside the old one, switched, verified; the incident is closed. "
-            "The first run's machine was taken away between switch and verification, and the second began anew. "
-            "A third finds nothing to release."
+            "Built, smoke-tested, started beside the old one, switched, verified; the incident is closed. One more run finds "
+            "nothing to release."
         )
         number = self.github.issues[0]["number"]
         pages = [
@@ -209,8 +239,7 @@ class Rehearsal:
         result = self._look()
         assert self.github.open_issues == [], result.explain()
         text = f"The same topic; now {accuracy:.0%} are right."
-        report = capture_file("the monitor's report", self.loop.folder / "reports/monitoring/report.html")
-        self._tell("good", "Fresh again", text, result, pages=[report], mark="fresh again")
+        self._tell("good", "Fresh again", text, result, pages=[self._capture_report()], mark="fresh again")
 
     def refuse_what_random_labels_teach(self) -> None:
         self._live(self.plan.new, spoil=lambda _, rng: str(rng.choice(LABELS)))
@@ -233,6 +262,9 @@ class Rehearsal:
         self._tell("bad", "Labels gone wrong: the gate refuses", text, result, pages=pages, mark="refused")
 
     # What they are made of
+
+    def _has_checkpoint(self) -> bool:
+        return any(Path(self.variables["EVERGREEN_CHECKPOINTS_URL"]).rglob(LAST_FILE))
 
     def _live(self, topic: str, **fields: Any) -> float:
         accuracy = self.callers.live_week(self.monday, topic, self.plan.per_week, self.plan.labeled, **fields)
@@ -262,6 +294,9 @@ class Rehearsal:
     def _capture_pull(self, open: bool = False) -> Page:
         (pull,) = self.github.open_pulls
         return self._capture("the pull request", f"/pull/{pull['number']}", open)
+
+    def _capture_report(self) -> Page:
+        return capture_file("the monitor's report", self.loop.folder / "reports/monitoring/report.html")
 
     def _tell(self, kind: Any, title: str, text: str, result: ActResult | None = None, **more: Any) -> None:
         self.story.tell(self.calendar.now, kind, title, text, output=tail(result.output) if result else "", **more)
@@ -313,6 +348,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / ".rehearsal", help="folder that is made anew")
     parser.add_argument("--processes", action="store_true", help="no containers, also where they can be built")
     args = parser.parse_args()
+    args.out = args.out.absolute()
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as make has it
     engine, where = {}, "The service ran as processes, as no container is asked for."
     if not args.processes:
         try:
@@ -321,12 +358,17 @@ def main() -> None:
         except NoEngineError as error:
             where = f"The service ran as processes, since no container can be built here ({error})."
     print(where, flush=True)
+    # Ended as by Ctrl-C, so that no server is left; what an earlier one left that was killed ends now.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_servers(args.out / "work/production")
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
     checkout = args.out / "work" / "evergreen"
     checkout.parent.mkdir()
     copy_checkout(checkout)
-    story = Story(where, LIMITS.read_text() if LIMITS.exists() else "")
+    limits = re.search(r"^## What cannot be shown.*", LIMITS.read_text(), re.MULTILINE | re.DOTALL)
+    assert limits is not None, LIMITS
+    story = Story(where, limits[0])
     page = args.out / "story.html"
     with open_rehearsal(checkout, Plan(), engine, story) as rehearsal:
         try:

@@ -19,7 +19,7 @@ from matplotlib import dates
 from matplotlib import pyplot as plt
 
 Kind = Literal["work", "good", "bad", "person"]
-_MARKDOWN = MarkdownIt()
+_MARKDOWN = MarkdownIt().enable("table")
 _MAX_LINES = 120
 
 

@@ -69,8 +69,7 @@ def run_act(
     payload: Mapping[str, Any] | None = None,
     runners: tuple[str, ...] = _RUNNERS,
     timeout: float = 600,
-    kill_at: str | None = None,
-    on_line: Callable[[str], None] = lambda _: None,
+    kill_at: Callable[[str], bool] = lambda _: False,
 ) -> ActResult:
     """Run a workflow, or one job of it and what that needs, in a repository's own folder, for real.
 
@@ -88,8 +87,7 @@ def run_act(
         payload: more of the event, as `github.event.…`.
         runners: labels that are this machine.
         timeout: seconds, after which act and all that it started are killed.
-        kill_at: they are also killed at the first line with these words, as where a machine is taken away.
-        on_line: is given each line as it comes.
+        kill_at: they are also killed at the first line for which this is true, as where a machine is taken away.
     """
     with TemporaryDirectory() as folder:
         home = Path(folder)
@@ -122,8 +120,7 @@ def run_act(
             assert process.stdout is not None
             for line in process.stdout:
                 output.append(line)
-                on_line(line)
-                if kill_at is not None and kill_at in line:
+                if kill_at(line):
                     _kill_tree(process.pid)
                     break
             process.wait()

@@ -95,10 +95,10 @@ class CheckpointMirror:
         """Files of complete checkpoints; what marks one as complete comes last."""
         files = [file for file in self.folder.rglob("*") if file.is_file() and file.suffix != ".partial"]
         complete = [file for file in files if _is_complete(file)]
-        return sorted(complete, key=lambda file: (file.name == _LAST_FILE, file))
+        return sorted(complete, key=lambda file: (file.name == LAST_FILE, file))
 
 
-_LAST_FILE = "trainer_state.json"
+LAST_FILE = "trainer_state.json"
 """That the trainer writes last: where it can't be read, a checkpoint is not resumed."""
 
 
@@ -107,7 +107,7 @@ def _is_complete(file: Path) -> bool:
     if checkpoint is None:
         return True
     try:
-        json.loads((checkpoint / _LAST_FILE).read_bytes())
+        json.loads((checkpoint / LAST_FILE).read_bytes())
     except (OSError, ValueError):  # missing, or cut off by a full disk or a loss of power
         return False
     return True
