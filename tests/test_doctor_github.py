@@ -94,3 +94,16 @@ def test_command_exits_with_1_where_github_can_not_be_asked(github: GitHubServer
     assert none.exit_code == 1
     assert "GITHUB_REPOSITORY" in none.output
     assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize(("rules", "status"), [(["pull_request"], "ok"), (["deletion"], "problem"), ([], "problem")])
+def test_only_a_ruleset_that_demands_pull_requests_protects(
+    github: GitHubServer, rules: list[str], status: str
+) -> None:
+    github.rules = rules
+    assert check()["protection of main"].status == status
+
+
+def test_branch_protection_counts_beside_a_ruleset_of_another_kind(github: GitHubServer) -> None:
+    github.rules, github.protection = ["deletion"], {}
+    assert check()["protection of main"].status == "ok"

@@ -126,9 +126,9 @@ class Bootstrap:
         Raises:
             GitHubError: when there is no such repository, or the token may not see it.
         """
-        found = self._repository.read("")
-        changes = [*self._plan_issues(found), *self._plan_labels(), self._plan_pull_requests()]
-        changes += [self._plan_protection(found["default_branch"]), self._plan_environment()]
+        repository = self._repository.read("")
+        changes = [*self._plan_issues(repository), *self._plan_labels(), self._plan_pull_requests()]
+        changes += [self._plan_protection(repository["default_branch"]), self._plan_environment()]
         lists = [("actions/secrets", "secrets"), ("actions/variables", "variables")]
         lists += [(f"environments/{ENVIRONMENT}/{key}", key) for key in ("secrets", "variables")]
         names = [self._repository.list_names(path, key) for path, key in lists]
@@ -146,8 +146,8 @@ class Bootstrap:
                 self._repository.write(*change.request)
                 yield change
 
-    def _plan_issues(self, found: dict[str, Any]) -> Iterator[Change]:
-        request = None if found.get("has_issues", True) else ("PATCH", "", {"has_issues": True})
+    def _plan_issues(self, repository: dict[str, Any]) -> Iterator[Change]:
+        request = None if repository.get("has_issues", True) else ("PATCH", "", {"has_issues": True})
         yield Change("issues are enabled", "alerts are issues", request)
 
     def _plan_labels(self) -> Iterator[Change]:
@@ -159,24 +159,19 @@ class Bootstrap:
 
     def _plan_pull_requests(self) -> Change:
         path = "actions/permissions/workflow"
-        found, _ = self._repository.try_to_read(path)
+        rights, _ = self._repository.try_to_read(path)
         body = {
-            "default_workflow_permissions": (found or {}).get("default_workflow_permissions", "read"),
+            "default_workflow_permissions": (rights or {}).get("default_workflow_permissions", "read"),
             "can_approve_pull_request_reviews": True,
         }
-        done = bool(found) and found["can_approve_pull_request_reviews"]
+        done = bool(rights) and rights["can_approve_pull_request_reviews"]
         why = "a run's own token may propose a model, where there is neither an app nor EVERGREEN_TOKEN"
         return Change("Actions may open pull requests", why, None if done else ("PUT", path, body))
 
     def _plan_protection(self, branch: str) -> Change:
-        name, why = (
-            f"protection of {branch}",
-            f"a pull request is the only way to production; required: {', '.join(REQUIRED_CHECKS)}",
-        )
-        rules, problem = self._repository.try_to_read(f"rules/branches/{branch}")
-        kinds = {rule["type"] for rule in rules or []}
-        _, unprotected = self._repository.try_to_read(f"branches/{branch}/protection")
-        if not problem and ("pull_request" in kinds or not unprotected):
+        name = f"protection of {branch}"
+        why = f"a pull request is the only way to production; required: {', '.join(REQUIRED_CHECKS)}"
+        if self._repository.is_protected(branch):
             return Change(name, why)
         checks = {
             "required_status_checks": [{"context": check} for check in REQUIRED_CHECKS],

@@ -52,6 +52,16 @@ class RepositorySettings:
         listed, problem = self.try_to_read(f"{path}?per_page=100")
         return None if problem else {row["name"] for row in (listed[key] if key else listed)}
 
+    def is_protected(self, branch: str) -> bool | None:
+        """Whether a ruleset demands pull requests, or branch protection is on; None where that can't be seen."""
+        rules, problem = self.try_to_read(f"rules/branches/{branch}")
+        if any(rule["type"] == "pull_request" for rule in rules or []):
+            return True
+        _, unprotected = self.try_to_read(f"branches/{branch}/protection")
+        if not unprotected:
+            return True
+        return None if problem or unprotected != "404" else False
+
     def write(self, method: str, path: str, body: dict[str, Any]) -> None:
         """Change something; a lost answer repeats it, so it must be the same twice or refused the second time.
 
