@@ -19,11 +19,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _group() -> None:
-    """Labels that came back from production."""
-
-
 @app.command(epilog="Example: evergreen feedback collect --until 2026-11-01")
 def collect(
     until: Annotated[

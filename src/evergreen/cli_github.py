@@ -11,11 +11,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _group() -> None:
-    """A repository at GitHub."""
-
-
 @app.command(epilog="Example: GITHUB_REPOSITORY=you/evergreen GITHUB_TOKEN=$(gh auth token) evergreen github bootstrap")
 def bootstrap(
     apply: Annotated[bool, typer.Option("--apply", help="Make the changes; without it they are only shown.")] = False,

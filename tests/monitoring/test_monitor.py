@@ -193,7 +193,7 @@ def test_what_is_missing_is_named(checkout: Classifier, spoil: Any, words: str, 
     assert "Traceback" not in result.output
 
 
-def make_verdict(classifier: Classifier | None = None, **fields: Any) -> tuple[Verdict, Any]:
+def make_verdict(**fields: Any) -> tuple[Verdict, Any]:
     params = Params.load(SHIPPED).monitor
     windows = make_windows(300, **fields)
     signals = {name: signal for name, signal in load_signals(params.signals).items() if name != "data_quality"}

@@ -147,7 +147,7 @@ def test_bad_row_is_its_own_fault_and_keeps_nothing_of_its_group(log: Prediction
     assert not isinstance(caught.value, LogUnavailable)
     assert "late again" not in str(caught.value)
     assert read_ids(log) == []
-    assert log.ping()
+    log.probe()
 
 
 @pytest.mark.parametrize("url", ["mysql://u:pa55word@h/d", "nonsense", "sqlite://", "sqlite:///:memory:"])
@@ -171,7 +171,8 @@ def test_log_that_cannot_be_opened_or_is_newer_is_reported(tmp_path: Path) -> No
 def test_removed_file_is_noticed(log: PredictionLog) -> None:
     log.insert([make_row()])
     Path(str(log.url.database)).unlink()
-    assert not log.ping()
+    with pytest.raises(LogError):
+        log.probe()
     log.migrate()
     log.insert([make_row()])
     assert len(read_ids(log)) == 1

@@ -134,7 +134,6 @@ def test_a_csv_file_that_can_not_be_read_is_a_corpus_error(tmp_path, content, en
 
 
 QUOTE = "a quote that is not closed"
-LINES = [f"text {n},neutral" for n in range(7)]
 
 
 def with_lines(lines: dict[int, str], count: int = 7) -> bytes:

@@ -289,14 +289,6 @@ class PredictionLog:
         row = {"id": 1, "written_at": datetime.now(UTC)}
         self._run(lambda connection: connection.execute(self._probe, row), write=True)
 
-    def ping(self) -> bool:
-        """Whether the log can be written now, by writing a probe."""
-        try:
-            self.probe()
-        except LogError:
-            return False
-        return True
-
     def find(self, *, prediction_id: str | None = None, caller_id: str | None = None) -> LoggedPrediction | None:
         """Find the newest prediction with an id, or with the id that the caller gave it.
 

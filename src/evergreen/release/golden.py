@@ -14,7 +14,6 @@ from evergreen.text.runtime import Classifier
 from evergreen.video.bundle import Bundle as VideoBundle
 from evergreen.written import load_written
 
-GOLDEN = Path("reports/release/golden.json")
 TEXT_BUNDLE, VIDEO_BUNDLE, TEST = Path("models/text"), Path("models/video"), Path("data/text/test.parquet")
 
 

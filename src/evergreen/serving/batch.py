@@ -76,14 +76,12 @@ class BatchProgress:
         done: of `total`, in `unit`.
         unit: B, bytes of the input, or rows.
         rows: that are done.
-        resumed: whether an earlier run had done them.
     """
 
     done: int
     total: int
     unit: Literal["B", "rows"]
     rows: int
-    resumed: bool
 
 
 OnProgress = Callable[[BatchProgress], None]
@@ -140,7 +138,7 @@ def run_batch(
         parts = Parts(folder)
         resumed = parts.rows
         tracker = _Tracker(opened, on_progress)
-        tracker.report(parts, resumed=True)
+        tracker.report(parts)
         task = Task(bundle, layout, on_chunk is not None)
         try:
             with _start_engine(engine, opened, chunk_rows, parts, task, processes, ray_address) as chunks:
@@ -148,7 +146,7 @@ def run_batch(
                     if on_chunk is not None:
                         on_chunk(chunk.numbers, chunk.texts, chunk.predictions)
                     parts.add(chunk)
-                    tracker.report(parts, resumed=False)
+                    tracker.report(parts)
             opened.check_unchanged()
             rejects = _publish(parts, layout, target)
         except KeyboardInterrupt as error:
@@ -177,9 +175,9 @@ class _Tracker:
         self._unit: Literal["B", "rows"] = "rows" if source.format == "parquet" else "B"
         self._on_progress = on_progress
 
-    def report(self, parts: Parts, resumed: bool) -> None:
+    def report(self, parts: Parts) -> None:
         if self._on_progress is not None:
-            self._on_progress(BatchProgress(parts.position, self._total, self._unit, parts.rows, resumed))
+            self._on_progress(BatchProgress(parts.position, self._total, self._unit, parts.rows))
 
 
 def _check(source: str, target: str, bundle: Path, processes: int | None, chunk_rows: int) -> tuple[Source, Layout]:
