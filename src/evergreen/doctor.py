@@ -81,6 +81,7 @@ _PURPOSES = {
     "serve": "the service",
     "monitor": "drift reports",
     "scale": "data that one machine can't read",
+    "sbom": "the list of what is in the image",
     "demo": "the default texts, weights and video",
     "dev": "tests and checks",
 }
