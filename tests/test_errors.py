@@ -102,6 +102,12 @@ def test_password_is_hidden_in_a_message(run, monkeypatch, capsys):
 
 
 @either
+def test_missing_command_is_no_missing_file(run, monkeypatch, capsys):
+    code, message = run(lambda: subprocess.run(["nosuch"], check=False), monkeypatch, capsys)
+    assert (code, message.partition(". ")[0]) == (1, "error: nosuch: no such command")
+
+
+@either
 def test_password_is_hidden_in_a_path(run, monkeypatch, capsys):
     error = FileNotFoundError(2, "No such file", ADDRESS)
     code, message = run(fail_with(error), monkeypatch, capsys)

@@ -35,8 +35,15 @@ def exit_on_error() -> Iterator[None]:
         if isinstance(error, EvergreenError):
             _exit(str(error), error.exit_code)
         if isinstance(error, OSError) and error.filename is not None:  # a closed pipe, say, has none
-            _exit(f"{error.filename}: {error.strerror}. Correct the path or the permissions.", EvergreenError.exit_code)
+            _exit(f"{error.filename}: {_explain(error)}", EvergreenError.exit_code)
         raise
+
+
+def _explain(error: OSError) -> str:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if isinstance(error, FileNotFoundError) and frame.f_globals["__name__"] == "subprocess":
+        return "no such command. Install it, or activate the environment that has it."
+    return f"{error.strerror}. Correct the path or the permissions."
 
 
 def _exit(message: str, code: int) -> None:

@@ -40,7 +40,7 @@ def export(rows: Iterable[LabeledPrediction], out: str) -> int:
     suffix = Path(out).suffix.lower()
     write = _WRITERS.get(suffix)
     if write is None:
-        raise LogError(f"{out}: unknown format {suffix or '(no suffix)'}. Name it {', '.join(_WRITERS)}.")
+        raise LogError(f"{out}: unknown format {suffix or '(no suffix)'}. Name it .jsonl, .csv or .parquet.")
     with _replace_file(out) as file:
         return write(map(_flatten, rows), file)
 
