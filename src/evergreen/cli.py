@@ -56,7 +56,7 @@ app = typer.Typer(
     cls=_Commands,
     help="Keep models fresh: train, evaluate, ship, watch, retrain.\n\n"
     "Exit codes: 0 fine · 1 the work failed, with the reason on standard error · 2 wrong usage or parameters "
-    "· 3 the model is stale (monitor) · 4 it may not replace the champion (gate) "
+    "· 3 the model is stale (monitor) · 4 the challenger may not replace the champion (gate) "
     "· 5 the release does not hold: roll back (release verify)",
     epilog='Example: evergreen predict "Thanks for the quick rebooking!"',
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -64,10 +64,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # they could show texts or secrets
 )
 params_app = typer.Typer(
-    help="Parameters of the pipeline.", epilog="Example: evergreen params check", no_args_is_help=True
+    help="Check the parameters of the pipeline.", epilog="Example: evergreen params check", no_args_is_help=True
 )
-bundle_app = typer.Typer(help="Bundles of a model.", epilog="Example: evergreen bundle verify", no_args_is_help=True)
-runs_app = typer.Typer(help="Tracked runs.", epilog="Example: evergreen runs send", no_args_is_help=True)
+bundle_app = typer.Typer(
+    help="Check bundles, text or video.", epilog="Example: evergreen bundle verify", no_args_is_help=True
+)
+runs_app = typer.Typer(help="Send tracked runs to MLflow.", epilog="Example: evergreen runs send", no_args_is_help=True)
 app.add_typer(params_app, name="params")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(runs_app, name="runs")
@@ -116,17 +118,21 @@ def _start(
 
 @app.command(epilog="Example: evergreen predict --file texts.csv > predictions.jsonl")
 def predict(
-    text: Annotated[str | None, typer.Argument(help="The text; put -- before one that starts with a dash.")] = None,
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="The text; put -- before one that starts with a dash.")
+    ] = None,
     file: Annotated[
         str | None,
-        typer.Option(help="Texts to predict: .txt (one a line), .csv or .jsonl (with text); - for standard input."),
+        typer.Option(
+            help="Texts to predict: .txt (one a line), .csv or .jsonl (with a field text); - for standard input."
+        ),
     ] = None,
     bundle: Annotated[Path, typer.Option(help="Folder of the bundle.")] = BUNDLE,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; a file's predictions always are.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as is always done for a file.")] = False,
 ) -> None:
     """Predict the label of one text, or of each text of a file as a JSON line in the file's order.
 
-    Lines of standard input are answered as they come.
+    Lines of standard input are predicted as they come.
     """
     if (text is None) == (file is None):
         raise typer.BadParameter("give a text or a file, one of the two", param_hint="'TEXT' / '--file'")
@@ -168,7 +174,7 @@ def _print_prediction(prediction: "Prediction") -> None:
 
 @params_app.command("check", epilog="Example: evergreen params check params.yaml")
 def params_check(
-    file: Annotated[Path, typer.Argument(help="The parameter file.")] = Path("params.yaml"),
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The parameter file.")] = Path("params.yaml"),
 ) -> None:
     """Check a parameter file: each wrong key, its value and what is allowed."""
     from evergreen.params import Params  # noqa: PLC0415 - for this command only

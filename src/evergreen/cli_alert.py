@@ -1,4 +1,4 @@
-"""`evergreen alert`: tell people of a verdict, test the channels, close the incident."""
+"""`evergreen alert`: alert people to a verdict, test the channels, close the incident."""
 
 import re
 from enum import StrEnum
@@ -25,7 +25,7 @@ class Outcome(StrEnum):
 
 
 app = typer.Typer(
-    help="Alerts about a stale model: a GitHub issue, and any Apprise URL.",
+    help="Alert people to a stale model or a failed workflow: a GitHub issue, and any Apprise URL.",
     epilog="Example: evergreen alert test",
     no_args_is_help=True,
 )
@@ -40,7 +40,7 @@ def send(
         "reports/monitoring/history.png"
     ),
 ) -> None:
-    """Open, update or close the incident by a verdict, and deliver what earlier runs could not."""
+    """Open, update or close the incident by a verdict, and send what earlier runs could not."""
     from evergreen.monitoring.alerts import NO_CHANNEL  # noqa: PLC0415 - imports Apprise and PyGithub
     from evergreen.monitoring.staleness import Verdict  # noqa: PLC0415
 
@@ -71,9 +71,9 @@ def test() -> None:
 
 @app.command(epilog='Example: evergreen alert close --because "Release 1.4.0 was verified."')
 def close(
-    because: Annotated[str, typer.Option(help="Why, for the comment and the messages.")],
+    because: Annotated[str, typer.Option(help="The reason, for the comment and the messages.")],
 ) -> None:
-    """Close the incident, as when the release that mends it was verified."""
+    """Close the incident, as once the release that mends it is verified."""
     from evergreen.monitoring.alerts import NO_CHANNEL  # noqa: PLC0415 - as above
 
     alerts = _load_alerts()
@@ -90,17 +90,17 @@ def close(
 
 @app.command(epilog="Example: evergreen alert run --workflow monitor --outcome failure")
 def run(
-    workflow: Annotated[str, typer.Option(help="Its name.", metavar="NAME")],
-    outcome: Annotated[Outcome, typer.Option(help="As GitHub Actions calls it: job.status.")],
+    workflow: Annotated[str, typer.Option(help="Name of the workflow.", metavar="NAME")],
+    outcome: Annotated[Outcome, typer.Option(help="How it ended, as GitHub Actions' job.status.")],
 ) -> None:
-    """Tell that a workflow's run failed, in an issue of its own, and that it works again."""
+    """Report in an issue of its own that a workflow's run failed, and later that it works again."""
     from evergreen.monitoring.alerts import NO_CHANNEL  # noqa: PLC0415 - as above
     from evergreen.monitoring.incidents import Subject  # noqa: PLC0415
 
     if not re.fullmatch(r"[\w.-]+", workflow):
         raise typer.BadParameter("letters, digits, dots and dashes", param_hint="'--workflow'")
     if outcome == Outcome.CANCELLED:
-        print("canceled: nothing to tell")
+        print("canceled: nothing to report")
         return
     alerts = _load_alerts(Subject.for_workflow(workflow))
     if not alerts.has_channels:

@@ -22,23 +22,24 @@ class Engine(StrEnum):
 
 def batch(
     source: Annotated[
-        str, typer.Argument(metavar="IN", help="Rows with text: .jsonl, .csv or .parquet; a path or s3://….")
+        str, typer.Argument(metavar="IN", help="Rows with a field text: .jsonl, .csv or .parquet; a path or s3://….")
     ],
     target: Annotated[
         str, typer.Argument(metavar="OUT", help="The rows with label and probabilities, in any of these formats.")
     ],
-    bundle: Annotated[Path, typer.Option(help="Folder of the bundle.")] = Path("models/text"),
+    bundle: Annotated[Path, typer.Option(help="Folder of the text bundle.")] = Path("models/text"),
     processes: Annotated[
         int | None, typer.Option(min=1, help="Processes that predict.", show_default="one for each processor")
     ] = None,
     chunk_rows: Annotated[
-        int | None, typer.Option(min=1, help="Rows that are kept together.", show_default="4096")
+        int | None,
+        typer.Option(min=1, help="Rows that are kept together; a killed run repeats no more.", show_default="4096"),
     ] = None,
     engine: Annotated[Engine, typer.Option(help="This machine's processes, or Ray Data.")] = Engine.LOCAL,
     ray_address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster; without it Ray runs on this machine.")
+        str | None, typer.Option(help="Address of a Ray cluster; by default Ray runs on this machine.")
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Drop what a stopped run left, and start anew.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Drop what a stopped run left, and start again.")] = False,
 ) -> None:
     """Predict every row of a file; a run that was stopped is resumed by the same command.
 

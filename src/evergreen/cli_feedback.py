@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evergreen.actions import add_summary
-from evergreen.cli_times import FORMATS, add_zone
+from evergreen.cli_times import FORMATS, METAVAR, add_zone
 from evergreen.errors import EvergreenError
 from evergreen.settings import Settings
 
@@ -15,14 +15,19 @@ if TYPE_CHECKING:
     from evergreen.params import Params
 
 app = typer.Typer(
-    help="Labels that came back from production.", epilog="Example: evergreen feedback collect", no_args_is_help=True
+    help="Collect the labels that came back from production.",
+    epilog="Example: evergreen feedback collect",
+    no_args_is_help=True,
 )
 
 
 @app.command(epilog="Example: evergreen feedback collect --until 2026-11-01")
 def collect(
     until: Annotated[
-        datetime | None, typer.Option(formats=FORMATS, help="Leave labels that came later, in UTC; by default now.")
+        datetime | None,
+        typer.Option(
+            formats=FORMATS, metavar=METAVAR, help="Leave out labels that came later, in UTC; by default now."
+        ),
     ] = None,
 ) -> None:
     """Add the labels that came back since the last cut to data.feedback, and put that file under DVC."""

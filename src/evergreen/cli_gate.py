@@ -1,4 +1,4 @@
-"""`evergreen gate`: may the new model replace the one in production?"""
+"""`evergreen gate`: may the challenger replace the champion?"""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,16 +19,16 @@ _STYLES = {"passed": "green", "failed": "red", "skipped": "yellow"}
 
 
 def gate(
-    champion: Annotated[str, typer.Option(help="Git revision of what is in production.")] = "origin/main",
+    champion: Annotated[str, typer.Option(help="Git revision of the champion.")] = "origin/main",
     champion_bundle: Annotated[
         Path | None, typer.Option(help="Folder of the champion's bundle, instead of a revision.")
     ] = None,
     out: Annotated[Path, typer.Option(help="File for the result.")] = Path("reports/gate/gate.json"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Compare the new model with the champion: exit code 0 (it may replace it) or 4 (it may not).
+    """Compare the challenger with the champion: exit code 0 (it may replace it) or 4 (it may not).
 
-    The new model is what dvc repro left in models/text; both answer its test set.
+    The challenger is what dvc repro left in models/text; both predict its test set.
     """
     from evergreen.params import Params  # noqa: PLC0415 - imports for this command only
 

@@ -7,7 +7,7 @@ import typer
 from evergreen.settings import GitHubSettings
 
 app = typer.Typer(
-    help="A repository at GitHub.", epilog="Example: evergreen github bootstrap --apply", no_args_is_help=True
+    help="Prepare a repository at GitHub.", epilog="Example: evergreen github bootstrap --apply", no_args_is_help=True
 )
 
 
@@ -17,7 +17,7 @@ def bootstrap(
 ) -> None:
     """Prepare a repository for the loop: labels, protection of main, environment; name the secrets and variables.
 
-    Shows what is there and what would change. Twice is as once.
+    Shows what is there and what would change. Applied again, it changes nothing.
     """
     from evergreen.github_bootstrap import NAMES, Bootstrap  # noqa: PLC0415 - imports PyGithub
 

@@ -7,30 +7,39 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evergreen.cli_times import FORMATS, add_zone
+from evergreen.cli_times import FORMATS, METAVAR, add_zone
 from evergreen.settings import Settings
 
 if TYPE_CHECKING:
     from evergreen.monitoring.label_tasks import RejectedRow
 
 _SHOWN = 20
-_Bundle = Annotated[Path, typer.Option(help="Folder of the champion.")]
+_Bundle = Annotated[Path, typer.Option(help="Folder of the champion's bundle.")]
 
-app = typer.Typer(help="Labels by people.", epilog="Example: evergreen label select --budget 200", no_args_is_help=True)
+app = typer.Typer(
+    help="Choose what people label, and import their labels.",
+    epilog="Example: evergreen label select --budget 200",
+    no_args_is_help=True,
+)
 
 
 @app.command(epilog="Example: evergreen label select --budget 200 --out tasks.json")
 def select(
-    budget: Annotated[int, typer.Option(min=1, help="Predictions to label.")],
+    budget: Annotated[int, typer.Option(min=1, help="How many predictions to label.")],
     out: Annotated[Path, typer.Option(help="A .csv to fill in, or tasks of Label Studio in .json.")] = Path(
         "labels.csv"
     ),
     strategy: Annotated[
         str | None,
-        typer.Option(help="random, uncertainty, diversity, drift or combined; by default labeling.strategy."),
+        typer.Option(
+            help="random, uncertainty, diversity, drift or combined; by default labeling.strategy of params.yaml."
+        ),
     ] = None,
     now: Annotated[
-        datetime | None, typer.Option(formats=FORMATS, help="Of predictions until this time, in UTC; by default now.")
+        datetime | None,
+        typer.Option(
+            formats=FORMATS, metavar=METAVAR, help="Choose from predictions until this time, in UTC; by default now."
+        ),
     ] = None,
     bundle: _Bundle = Path("models/text"),
     test: Annotated[Path, typer.Option(help="The champion's test set.")] = Path("data/text/test.parquet"),
@@ -76,7 +85,9 @@ def select(
 
 @app.command("import", epilog="Example: evergreen label import labels.csv")
 def import_labels(
-    file: Annotated[Path, typer.Argument(help="The .csv, filled in, or Label Studio's export (JSON or JSON-MIN).")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The .csv, filled in, or Label Studio's export (JSON or JSON-MIN).")
+    ],
     bundle: _Bundle = Path("models/text"),
 ) -> None:
     """Write labels to the prediction log, as feedback; rows that can't be taken are listed, and all others taken."""

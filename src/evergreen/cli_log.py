@@ -5,18 +5,20 @@ from typing import Annotated
 
 import typer
 
-from evergreen.cli_times import FORMATS, add_zone
+from evergreen.cli_times import FORMATS, METAVAR, add_zone
 from evergreen.settings import Settings
 
 app = typer.Typer(
-    help="The log of predictions.", epilog="Example: evergreen log export predictions.parquet", no_args_is_help=True
+    help="Prune and export the prediction log.",
+    epilog="Example: evergreen log export predictions.parquet",
+    no_args_is_help=True,
 )
 
 
 @app.command(epilog="Example: evergreen log prune --older-than-days 30")
 def prune(
     older_than_days: Annotated[
-        int | None, typer.Option(min=0, help="Age; by default EVERGREEN_LOG_RETENTION_DAYS, which is 90.")
+        int | None, typer.Option(min=0, help="Age in days; by default EVERGREEN_LOG_RETENTION_DAYS, else 90.")
     ] = None,
 ) -> None:
     """Delete old predictions and their feedback."""
@@ -30,9 +32,15 @@ def prune(
 
 @app.command(epilog="Example: evergreen log export s3://logs/november.parquet --since 2026-11-01 --until 2026-12-01")
 def export(
-    out: Annotated[str, typer.Argument(help="File or s3:// address: .jsonl, .csv or .parquet.")],
-    since: Annotated[datetime | None, typer.Option(formats=FORMATS, help="First time, in UTC.")] = None,
-    until: Annotated[datetime | None, typer.Option(formats=FORMATS, help="First time left out, in UTC.")] = None,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="File or s3:// address: .jsonl, .csv or .parquet.")],
+    since: Annotated[
+        datetime | None,
+        typer.Option(formats=FORMATS, metavar=METAVAR, help="Only predictions from this time on, in UTC."),
+    ] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option(formats=FORMATS, metavar=METAVAR, help="Only predictions before this time, in UTC."),
+    ] = None,
 ) -> None:
     """Write predictions to a file, each with its newest feedback, in the order in which they arrived."""
     from evergreen.monitoring.log import PredictionLog  # noqa: PLC0415 - imports SQLAlchemy

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from evergreen import cli_alert
 from evergreen.actions import add_summary
-from evergreen.cli_times import FORMATS, add_zone
+from evergreen.cli_times import FORMATS, METAVAR, add_zone
 from evergreen.settings import AlertSettings, Settings
 
 if TYPE_CHECKING:
@@ -30,20 +30,21 @@ _STYLES = {"fresh": "green", "watch": "yellow", "stale": "red", "ok": "green", "
 
 def monitor(
     now: Annotated[
-        datetime | None, typer.Option(formats=FORMATS, help="Look as at this time, in UTC; by default now.")
+        datetime | None,
+        typer.Option(formats=FORMATS, metavar=METAVAR, help="Look as at this time, in UTC; by default now."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("reports/monitoring"),
-    bundle: Annotated[Path, typer.Option(help="Folder of the champion.")] = Path("models/text"),
+    bundle: Annotated[Path, typer.Option(help="Folder of the champion's bundle.")] = Path("models/text"),
     test: Annotated[Path, typer.Option(help="The champion's test set.")] = Path("data/text/test.parquet"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
     alert: Annotated[
-        bool, typer.Option("--alert", help="Then tell people as alert send does, and exit with 0 when stale too.")
+        bool, typer.Option("--alert", help="Then alert people, as alert send does, and exit with 0 when stale too.")
     ] = False,
     every: Annotated[
-        float | None, typer.Option(min=0.001, help="Look again after so many hours, until stopped; needs --alert.")
+        float | None, typer.Option(min=0.001, help="Hours after which it looks again, until stopped; needs --alert.")
     ] = None,
 ) -> None:
-    """Judge whether the model in production is fresh: exit code 0 (fresh, watch) or 3 (stale).
+    """Judge whether the champion is fresh: exit code 0 (fresh, watch) or 3 (stale).
 
     Looks at the window of the prediction log that ended last (monitor.window_days and look_days of params.yaml), and
     leaves verdict.json, report.html and the plots in the report's folder.
@@ -114,14 +115,18 @@ def print_verdict(verdict: "Verdict") -> None:
 
 
 def replay(
-    scenario: Annotated[str, typer.Argument(help="A scenario's name, or a .yaml file.")] = "quickstart",
-    url: Annotated[str | None, typer.Option(help="Ask this server, and read its log; else predict here.")] = None,
-    api_key: Annotated[str | None, typer.Option(envvar="EVERGREEN_API_KEY", help="For the server.")] = None,
+    scenario: Annotated[
+        str, typer.Argument(metavar="SCENARIO", help="A scenario's name, or a .yaml file.")
+    ] = "quickstart",
+    url: Annotated[
+        str | None, typer.Option(help="Server that predicts, and whose log is read; by default predict here.")
+    ] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="EVERGREEN_API_KEY", help="API key for the server.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the reports, one for each scenario.")] = Path("reports/replay"),
-    bundle: Annotated[Path, typer.Option(help="Folder of the champion.")] = Path("models/text"),
+    bundle: Annotated[Path, typer.Option(help="Folder of the champion's bundle.")] = Path("models/text"),
     data: Annotated[Path, typer.Option(help="Folder of the prepared texts.")] = Path("data/text"),
 ) -> None:
-    """Send labeled texts through the model week by week, as a scenario says, and look at each week as the monitor does.
+    """Send labeled texts through the champion, as a scenario says, and look at each week as the monitor does.
 
     Scenarios: quickstart, stationary, gradual, sudden, label_shift, broken_upstream.
     """

@@ -20,11 +20,12 @@ _Url = Annotated[
 ]
 _Golden = Annotated[Path, typer.Option(help="What evergreen release golden wrote.")]
 _Minutes = Annotated[
-    float | None, typer.Option(help="How long; by default release.watch_minutes.", min=0.01, show_default=False)
+    float | None,
+    typer.Option(help="How long; by default release.watch_minutes of params.yaml.", min=0.01, show_default=False),
 ]
 
 app = typer.Typer(
-    help="Release the bundles: plan, test, measure, verify, finish.",
+    help="Release the bundles: plan, check, test, measure, verify, finish.",
     epilog="Example: evergreen release plan",
     no_args_is_help=True,
 )
@@ -68,7 +69,7 @@ def check() -> None:
 def golden(
     out: Annotated[Path, typer.Option(help="File for the golden set; it holds texts.")] = FOLDER / "golden.json",
 ) -> None:
-    """Let the bundle answer some texts of its test set, evenly by label: what a server must answer as well."""
+    """Write the golden set: test texts, evenly by label, with the predictions that a server must give as well."""
     from evergreen.params import Params  # noqa: PLC0415 - as above
     from evergreen.release.golden import make_golden_set  # noqa: PLC0415
 
@@ -81,9 +82,9 @@ def golden(
 def smoke(
     url: _Url = "",
     golden: _Golden = FOLDER / "golden.json",
-    batch: Annotated[bool, typer.Option("--batch/--no-batch", help="Send a file as well.")] = True,
+    batch: Annotated[bool, typer.Option("--batch/--no-batch", help="Send the golden texts as a batch as well.")] = True,
 ) -> None:
-    """Ask a running server for everything: the release's model, the golden texts live and as a file, figures.
+    """Test a running server: whether it serves the release's model, the golden texts live and as a batch, and metrics.
 
     EVERGREEN_API_KEY is sent where it is set.
     """
@@ -169,7 +170,7 @@ def verify(
 def finish(
     tag: Annotated[str, typer.Option(help="Git tag of the release.")],
     image: Annotated[str, typer.Option(help="The image by its digest: NAME@sha256:….")],
-    verified: Annotated[bool, typer.Option("--verified", help="It was verified in place.")] = False,
+    verified: Annotated[bool, typer.Option("--verified", help="The release was verified in place.")] = False,
     golden: _Golden = FOLDER / "golden.json",
 ) -> None:
     """Write the release's notes, move MLflow's alias `champion`, close the incident; again, it changes nothing."""

@@ -9,7 +9,11 @@ import typer
 from evergreen.actions import add_summary
 from evergreen.settings import RetrainingSettings
 
-app = typer.Typer(help="Reports for people.", epilog="Example: evergreen report pull-request", no_args_is_help=True)
+app = typer.Typer(
+    help="Write reports for reviewers, and post them on pull requests.",
+    epilog="Example: evergreen report pull-request",
+    no_args_is_help=True,
+)
 
 
 @app.command("pull-request", epilog="Example: evergreen report pull-request --out report.md")
@@ -19,9 +23,9 @@ def pull_request(
     verdict: Annotated[Path, typer.Option(help="What evergreen monitor wrote; may be missing.")] = Path(
         "reports/monitoring/verdict.json"
     ),
-    champion: Annotated[str, typer.Option(help="Git revision of what is in production.")] = "origin/main",
+    champion: Annotated[str, typer.Option(help="Git revision of the champion.")] = "origin/main",
 ) -> None:
-    """Write what a reviewer of a new model decides on: recommendation, reasons, comparison, changed answers, cost."""
+    """Write what a reviewer of the challenger decides on: recommendation, reasons, comparison, changes, cost."""
     from evergreen.release.pull_request import collect_report  # noqa: PLC0415 - takes seconds
 
     report = collect_report(gate, verdict, champion)
@@ -44,9 +48,11 @@ def metrics(
 
 @app.command(epilog="Example: evergreen report post report.md --pull-request 12 --name metrics")
 def post(
-    file: Annotated[Path, typer.Argument(help="Markdown.", exists=True, dir_okay=False)],
-    pull_request: Annotated[int, typer.Option(help="Its number.", min=1)],
-    name: Annotated[str, typer.Option(help="Of the comment: one of this name is replaced.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Markdown file.", exists=True, dir_okay=False)],
+    pull_request: Annotated[int, typer.Option(help="Number of the pull request.", min=1)],
+    name: Annotated[
+        str, typer.Option(help="Name of the comment: letters, digits and dashes; one of this name is replaced.")
+    ],
 ) -> None:
     """Write a comment on a pull request, in place of the one of this name; through CML, or the REST API."""
     from evergreen.release.pull_requests import PullRequests  # noqa: PLC0415 - as above

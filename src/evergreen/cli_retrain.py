@@ -12,11 +12,13 @@ from evergreen.settings import AlertSettings, RetrainingSettings, Settings
 from evergreen.written import load_written
 
 VERDICT = Path("reports/monitoring/verdict.json")
-_Base = Annotated[str, typer.Option(help="Branch that is proposed to.")]
+_Base = Annotated[str, typer.Option(help="Branch that the pull request goes to.")]
 _Verdict = Annotated[Path, typer.Option(help="What evergreen monitor wrote.")]
 
 app = typer.Typer(
-    help="Retrain, and propose the result.", epilog="Example: evergreen retrain propose", no_args_is_help=True
+    help="Retrain a stale champion, and propose the challenger.",
+    epilog="Example: evergreen retrain propose",
+    no_args_is_help=True,
 )
 
 
@@ -40,10 +42,12 @@ def start(
 
 @app.command(epilog="Example: evergreen retrain check --anyway")
 def check(
-    anyway: Annotated[bool, typer.Option("--anyway", help="Although somebody closed a proposal lately.")] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Retrain although somebody closed a proposal lately.")
+    ] = False,
     base: _Base = "main",
 ) -> None:
-    """Decide whether to retrain now: not for some days after somebody closed a proposal."""
+    """Decide whether to retrain now: not for retraining.cooldown_days after somebody closed a proposal."""
     from evergreen.params import Params  # noqa: PLC0415 - as above
     from evergreen.release.proposal import RetrainingDecision, check_cooldown  # noqa: PLC0415
     from evergreen.release.pull_requests import PullRequests  # noqa: PLC0415
@@ -93,9 +97,9 @@ def propose(
     base: _Base = "main",
     remote: Annotated[str, typer.Option(help="Git remote to push to.")] = "origin",
 ) -> None:
-    """Open or update the one pull request of a model that passed the gate, or tell why there is none.
+    """Open or update the one pull request of a challenger that passed the gate, or say why there is none.
 
-    Of a model that did not pass, the alert gets the evidence, and a pull request that is open is withdrawn.
+    Where it did not pass, the alert gets the evidence, and a pull request that is open is withdrawn.
     """
     from evergreen.params import Params  # noqa: PLC0415 - as above
     from evergreen.release.proposal import propose as propose_model  # noqa: PLC0415

@@ -8,14 +8,19 @@ import typer
 from evergreen.settings import ServingSettings, Settings
 
 keys_app = typer.Typer(
-    help="API keys of the server.", epilog="Example: evergreen keys create web", no_args_is_help=True
+    help="Create API keys for the server.", epilog="Example: evergreen keys create web", no_args_is_help=True
 )
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="127.0.0.1, 0.0.0.0 or ::; else EVERGREEN_HOST.")] = None,
-    port: Annotated[int | None, typer.Option(help="Else EVERGREEN_PORT.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that predict; else EVERGREEN_WORKERS.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="127.0.0.1, 0.0.0.0 or ::; by default EVERGREEN_HOST, else 127.0.0.1.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="From 1024 to 65535; by default EVERGREEN_PORT, else 8000.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes that predict; by default EVERGREEN_WORKERS, else one for each processor."),
+    ] = None,
     bundle: Annotated[Path, typer.Option(help="Folder of the text bundle.")] = Path("models/text"),
     video: Annotated[Path, typer.Option(help="Folder of the video bundle; it may be missing.")] = Path("models/video"),
     reports: Annotated[Path, typer.Option(help="Folder of the monitor's reports.")] = Path("reports/monitoring"),
@@ -35,9 +40,9 @@ def serve(
 
 @keys_app.command("create", epilog="Example: evergreen keys create web >> keys.txt")
 def create_key(
-    name: Annotated[str, typer.Argument(help="Whose key it is; logs and metrics show this name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is; logs and metrics show this name.")],
 ) -> None:
-    """Make a key: the entry for the server on standard output, the key itself on standard error, this once."""
+    """Create a key: the entry for the server on standard output, the key itself on standard error, this once."""
     from evergreen.serving.security import create_key as create  # noqa: PLC0415 - for this command only
 
     key, entry = create(name)

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+METAVAR = "YYYY-MM-DD[THH:MM:SS[±HH:MM]]"
 
 
 def add_zone(time: datetime) -> datetime:

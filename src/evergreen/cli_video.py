@@ -11,18 +11,28 @@ if TYPE_CHECKING:
 BUNDLE = Path("models/video")
 
 app = typer.Typer(
-    help="Anomalies in videos.", epilog="Example: evergreen video detect clip.mp4 --out evidence", no_args_is_help=True
+    help="Detect anomalies in videos, and train a detector.",
+    epilog="Example: evergreen video detect clip.mp4 --out evidence",
+    no_args_is_help=True,
 )
 
 
 @app.command(epilog="Example: evergreen video detect clip.mp4 --out evidence")
 def detect(
-    source: Annotated[str, typer.Argument(metavar="FILE", help="The video; with --stream an address or a camera.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="The video: a path, package:, s3:// or hf://; with --stream an address or a camera's number.",
+        ),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Folder for result.json, timeline.png and overlay.mp4.", file_okay=False)
     ] = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Read on, and print alarms as they occur.")] = False,
-    bundle: Annotated[Path, typer.Option(help="Folder of the bundle.")] = BUNDLE,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Read until the stream ends, and print alarms as they occur.")
+    ] = False,
+    bundle: Annotated[Path, typer.Option(help="Folder of the video bundle.")] = BUNDLE,
 ) -> None:
     """Print 1 when the video holds an anomaly, else 0; with --out leave the evidence as well."""
     if stream and out is not None:
@@ -59,14 +69,19 @@ def _watch(detector: "Detector", source: str) -> None:
 
 @app.command(epilog="Example: evergreen video train footage/ --labels labels.csv --out models/hall")
 def train(
-    path: Annotated[str, typer.Argument(help="A video file, or a folder of them, or one with folders 0 and 1.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A video file, or a folder of them, or one with folders 0 and 1.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the bundle (in bundle/), its metrics, plots and card.")],
     labels: Annotated[
-        str | None, typer.Option(help="CSV of clip, first_frame and last_frame: where the anomalies are.")
+        str | None,
+        typer.Option(
+            help="CSV of clip, first_frame and last_frame: the anomalies; else folders 0 and 1, else synthesized."
+        ),
     ] = None,
     params_file: Annotated[Path, typer.Option("--params", help="The parameter file.")] = Path("params.yaml"),
 ) -> None:
-    """Train a detector on own footage, with the numbers of params.yaml, and measure it."""
+    """Train a detector on your own footage, with the numbers of params.yaml, and measure it."""
     from evergreen.params import Params  # noqa: PLC0415 - for this command only
 
     params = Params.load(params_file)

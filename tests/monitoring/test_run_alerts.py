@@ -93,7 +93,7 @@ def test_command(github: GitHubServer, tmp_path: Path) -> None:  # noqa: F811
         return CliRunner().invoke(app, ["alert", "run", *arguments], env=environment)
 
     assert run("--workflow", "monitor", "--outcome", "failure").exit_code == 0
-    assert "nothing to tell" in run("--workflow", "monitor", "--outcome", "cancelled").output
+    assert "nothing to report" in run("--workflow", "monitor", "--outcome", "cancelled").output
     assert run("--workflow", "monitor", "--outcome", "success").exit_code == 0
     assert len(get_titles(github)) == 2
     assert run("--workflow", "a b", "--outcome", "success").exit_code == 2
