@@ -33,7 +33,6 @@ def bootstrap(
         print(f"\nNothing was changed. To make the {len(missing)} changes marked +: evergreen github bootstrap --apply")
     print("\nSecrets and variables, which only you can set (each where you need it):")
     for name in NAMES:
-        known = plan.present is not None
-        state = "set" if known and name.name in (plan.present or ()) else "not set" if known else "unknown"
+        state = "unknown" if plan.present is None else "set" if name.name in plan.present else "not set"
         print(f"  {name.name} ({state}): {name.purpose}\n      {name.command}")
     print("\nThen: evergreen doctor --github")

@@ -29,7 +29,7 @@ def pull_request(
     from evergreen.release.pull_request import collect_report  # noqa: PLC0415 - takes seconds
 
     report = collect_report(gate, verdict, champion)
-    _leave(report, out)
+    _write(report, out)
 
 
 @app.command(epilog="Example: evergreen report metrics --champion origin/main --out report.md")
@@ -43,7 +43,7 @@ def metrics(
 
     report = render_metrics(champion, RetrainingSettings.load().repository_url, commit)
     add_summary(report)
-    _leave(report, out)
+    _write(report, out)
 
 
 @app.command(epilog="Example: evergreen report post report.md --pull-request 12 --name metrics")
@@ -63,7 +63,7 @@ def post(
     print(f"comment {name} on #{pull_request}")
 
 
-def _leave(report: str, out: Path | None) -> None:
+def _write(report: str, out: Path | None) -> None:
     if out is None:
         print(report, end="")
         return

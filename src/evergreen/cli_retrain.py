@@ -61,7 +61,7 @@ def check(
     add_summary(decision.reason)
     print(decision.reason)
     if not decision.proceed:
-        _tell(f"Not retrained.\n\n{decision.reason}")
+        _add_evidence(f"Not retrained.\n\n{decision.reason}")
 
 
 @app.command(epilog="Example: EVERGREEN_CHECKPOINTS_URL=s3://models/checkpoints evergreen retrain run")
@@ -111,11 +111,11 @@ def propose(
     add_summary(f"{outcome.message}\n\n{outcome.report}")
     print(outcome.message)
     if outcome.evidence:
-        _tell(outcome.evidence)
+        _add_evidence(outcome.evidence)
 
 
-def _tell(text: str) -> None:
-    """Add a text to the open incident, where somebody is told of it."""
+def _add_evidence(text: str) -> None:
+    """Add a text to the open incident, where people are alerted to it."""
     from evergreen.monitoring.alerts import Alerts  # noqa: PLC0415 - as above
 
     alerts = Alerts(AlertSettings.load(), Settings.load().state_dir)

@@ -53,7 +53,7 @@ class Deadline:
         return cls(time.monotonic() + policy.deadline)
 
     @property
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds that are left, never below zero."""
         return max(0.0, self.at - time.monotonic())
 
@@ -99,7 +99,7 @@ def retry(
             return step()
         except (GithubException, requests.RequestException, ValueError) as error:
             wait = _choose_wait(error, attempt, policy)
-            if wait is None or attempt == policy.tries or wait > deadline.left:
+            if wait is None or attempt == policy.tries or wait > deadline.remaining:
                 raise GitHubError(explain(error, needs)) from error
         time.sleep(wait)
     raise AssertionError("a policy has at least one try")

@@ -49,7 +49,7 @@ class Channel:
         Raises:
             ChannelError: when it was not delivered.
         """
-        if not deadline.left:
+        if not deadline.remaining:
             raise ChannelError(f"{self.name}: no time was left. Look at the channels before it")
         takes_html = self.service.resolve_format("html") == "html"
         shows_inline = hasattr(self.service, "inline")
@@ -69,7 +69,7 @@ class Channel:
                 body_format="html" if takes_html else "text",
                 notify_type="success" if message.event == "closed" else "warning",
                 attach=attach,
-                timeout=deadline.left,
+                timeout=deadline.remaining,
             )
         except Exception as error:  # a plugin's own fault must not keep the others from their messages
             raise ChannelError(f"{self.name}: {type(error).__name__}. Check the URL") from error

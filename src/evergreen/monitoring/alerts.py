@@ -124,7 +124,7 @@ class Alerts:
         return bool(self.incident or self.channels or self.problems)
 
     def send(self, verdict: Verdict, plot: Path | None = None) -> AlertResult:
-        """Tell of a verdict: open, update or close the issue; a message to each channel for which something changed.
+        """Report a verdict: open, update or close the issue; a message to each channel for which something changed.
 
         Args:
             verdict: the newest.
@@ -205,7 +205,7 @@ class Alerts:
         return result
 
     def report_run(self, workflow: str, has_failed: bool) -> AlertResult:
-        """Tell that a workflow's run failed, or that it works again; for alerts whose subject is that workflow.
+        """Report that a workflow's run failed, or that it works again; for alerts whose subject is that workflow.
 
         Args:
             workflow: its name.

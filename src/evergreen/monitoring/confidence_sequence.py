@@ -12,7 +12,7 @@ from scipy.special import betaln
 from evergreen.metrics import Estimate
 
 
-def estimate_share(successes: float, total: float, alpha: float) -> Estimate:
+def estimate_fraction(successes: float, total: float, alpha: float) -> Estimate:
     """Interval that a sequence of independent successes and failures leaves with probability `alpha`, ever.
 
     For a candidate share p, the ratio between the data's probability under all shares alike (the uniform mixture) and

@@ -22,11 +22,11 @@ class Term:
     """A word or two, and the share of texts that have it."""
 
     term: str
-    reference_share: float
-    current_share: float
+    reference_fraction: float
+    current_fraction: float
 
     def __str__(self) -> str:
-        return f"{self.term} ({self.reference_share:.1%} → {self.current_share:.1%})"
+        return f"{self.term} ({self.reference_fraction:.1%} → {self.current_fraction:.1%})"
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,14 @@ def find_typical_texts(reference: Window, current: Window, n_texts: int = 3) -> 
         return []
     before, now = (_normalize(window.embeddings) for window in (reference, current))
     scores = now @ (now.mean(0) - before.mean(0))
-    chosen: list[int] = []
+    indices: list[int] = []
     for i in np.argsort(-scores, kind="stable"):
-        if all(now[i] @ now[j] < 0.9 for j in chosen):
-            chosen.append(int(i))
-        if len(chosen) == n_texts:
+        if all(now[i] @ now[j] < 0.9 for j in indices):
+            indices.append(int(i))
+        if len(indices) == n_texts:
             break
     texts = []
-    for i in chosen:
+    for i in indices:
         similarity = before @ now[i]
         nearest = int(similarity.argmax())
         texts.append(TypicalText(current.known_texts[i], reference.known_texts[nearest], float(similarity[nearest])))
@@ -106,16 +106,18 @@ def find_typical_texts(reference: Window, current: Window, n_texts: int = 3) -> 
 
 
 def compare_topics(reference: Sequence[str], current: Sequence[str], topics: Sequence[Topic]) -> list[TopicShares]:
-    """Compare how many texts belong to each topic of `data.topics`, told by its pattern."""
+    """Compare how many texts belong to each topic of `data.topics`, by its pattern."""
     counts = [Counter(match_topics(texts, topics)) for texts in (reference, current)]
     shares = [
-        TopicShares(topic=name, reference=_share(counts[0], name), current=_share(counts[1], name))
+        TopicShares(
+            topic=name, reference=_compute_fraction(counts[0], name), current=_compute_fraction(counts[1], name)
+        )
         for name in sorted({*counts[0], *counts[1]})
     ]
     return sorted(shares, key=lambda share: -abs(share.current - share.reference))
 
 
-def _share(counts: Counter[str], name: str) -> float:
+def _compute_fraction(counts: Counter[str], name: str) -> float:
     return counts[name] / max(counts.total(), 1)
 
 

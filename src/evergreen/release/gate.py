@@ -136,7 +136,7 @@ def judge_champion(
         difference = function(frozen)
         passed = difference.low > -params.max_loss
         message = f"{difference}; the lower bound must be above {-params.max_loss:+.3f}."
-        checks.append(Check(name=name, status=_say(passed), message=message, difference=difference))
+        checks.append(Check(name=name, status=_get_status(passed), message=message, difference=difference))
     slices = compare_slices(test, params, evaluate, seed)
     checks.append(_judge_slices(slices, params))
     checks.append(_judge_calibration(test, params, evaluate))
@@ -155,7 +155,7 @@ def _judge_newest(new: Answers, params: GateParams, seed: int) -> Check:
     difference = compare_accuracy(new, params.alpha, params.n_resamples, seed)
     passed = difference.low > params.min_gain
     message = f"{difference}; the lower bound must be above {params.min_gain:+.3f}."
-    return Check(name=name, status=_say(passed), message=message, difference=difference)
+    return Check(name=name, status=_get_status(passed), message=message, difference=difference)
 
 
 def compare_slices(test: TestSet, params: GateParams, evaluate: EvaluateParams, seed: int) -> list[SliceDifference]:
@@ -198,7 +198,7 @@ def _judge_calibration(test: TestSet, params: GateParams, evaluate: EvaluatePara
     passed = errors[1] <= errors[0] + params.max_calibration_loss
     figures = f"calibration error {errors[1]:.3f}, the champion's {errors[0]:.3f}"
     message = f"{figures}; at most {params.max_calibration_loss:.3f} more."
-    return Check(name="calibration", status=_say(passed), message=message)
+    return Check(name="calibration", status=_get_status(passed), message=message)
 
 
 def judge_budget(size_mb: float, training_cost: float, currency: str, params: GateParams) -> list[Check]:
@@ -206,12 +206,12 @@ def judge_budget(size_mb: float, training_cost: float, currency: str, params: Ga
     return [
         Check(
             name="size",
-            status=_say(size_mb <= params.max_size_mb),
+            status=_get_status(size_mb <= params.max_size_mb),
             message=f"{size_mb:.1f} MB; at most {params.max_size_mb:g} MB.",
         ),
         Check(
             name="cost of the training",
-            status=_say(training_cost <= params.max_training_cost),
+            status=_get_status(training_cost <= params.max_training_cost),
             message=f"{training_cost:.4f} {currency}; at most {params.max_training_cost:g} {currency}.",
         ),
     ]
@@ -232,7 +232,7 @@ def judge_latency(champion_ms: Sequence[float], challenger_ms: Sequence[float], 
         f"median {np.median(challenger_ms):.2f} ms a text, the champion's {np.median(champion_ms):.2f} ms, text by "
         f"text {np.median(ratios):.2f} times as long; surely more than {params.max_latency_ratio:g} times fails."
     )
-    return Check(name="latency", status=_say(not is_slower), message=message)
+    return Check(name="latency", status=_get_status(not is_slower), message=message)
 
 
 def judge_video(champion: VideoMetrics | None, challenger: VideoMetrics | None, params: GateParams) -> Check:
@@ -243,7 +243,7 @@ def judge_video(champion: VideoMetrics | None, challenger: VideoMetrics | None, 
     before, now = champion.frame_auc, challenger.frame_auc
     passed = now.value >= before.value - params.max_video_loss or now.high >= before.value
     message = f"{now}, the champion's {before}; surely more than {params.max_video_loss:g} worse fails."
-    return Check(name=name, status=_say(passed), message=message)
+    return Check(name=name, status=_get_status(passed), message=message)
 
 
 def list_changed(test: TestSet, n_texts: int, seed: int) -> list[ChangedAnswer]:
@@ -302,5 +302,5 @@ def conclude(
     )
 
 
-def _say(passed: bool) -> CheckStatus:
+def _get_status(passed: bool) -> CheckStatus:
     return "passed" if passed else "failed"

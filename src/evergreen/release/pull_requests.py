@@ -73,7 +73,9 @@ class PullRequests:
         Raises:
             GitHubError: here as below, when GitHub can't be asked; the message has reason and remedy.
         """
-        listed = retry(lambda: list(self.repository.get_pulls("open", head=self.head, base=base)), *self._how)
+        listed = retry(
+            lambda: list(self.repository.get_pulls("open", head=self.head, base=base)), *self._retry_arguments
+        )
         return _describe(listed[0]) if listed else None
 
     def find_rejected(self, base: str, since: datetime) -> Proposal | None:
@@ -87,7 +89,7 @@ class PullRequests:
                     return _describe(pull)
             return None
 
-        return retry(look, *self._how)
+        return retry(look, *self._retry_arguments)
 
     def open(self, base: str, title: str, body: str) -> Proposal:
         """Open the pull request of the branch, which was pushed before; where one is open, return that."""
@@ -99,7 +101,7 @@ class PullRequests:
             listed = list(self.repository.get_pulls("open", head=self.head, base=base))
             return listed[0] if listed else self.repository.create_pull(base, BRANCH, title=title, body=marked)
 
-        return _describe(retry(create, *self._how))
+        return _describe(retry(create, *self._retry_arguments))
 
     def start_workflow(self, workflow: str, ref: str) -> None:
         """Start a workflow that has the event workflow_dispatch.
@@ -126,7 +128,7 @@ class PullRequests:
                 pull.edit(body=body if _WITHDRAWN in body else f"{_WITHDRAWN}\n{body}", state="closed")
 
         self.comment(proposal.number, "withdrawn", reason)
-        retry(close, *self._how)
+        retry(close, *self._retry_arguments)
 
     def comment(self, number: int, name: str, text: str) -> None:
         """Write a comment on an issue or a pull request, in place of the one that has this name.
@@ -138,7 +140,7 @@ class PullRequests:
         """
         marker = f"<!-- evergreen-comment: {name} -->"
         marked = f"{marker}\n{text}"
-        own, foreign = retry(lambda: self._find_comment(number, marker), *self._how)
+        own, foreign = retry(lambda: self._find_comment(number, marker), *self._retry_arguments)
         if self.cml and foreign is None and (own is None or self.cml.is_author(own.body)):
             self.cml.comment(number, name, marked)
             return
@@ -150,10 +152,10 @@ class PullRequests:
             elif comment.body != marked:
                 comment.edit(marked)
 
-        retry(write, *self._how)
+        retry(write, *self._retry_arguments)
 
     @property
-    def _how(self) -> tuple[RetryPolicy, Deadline, str]:
+    def _retry_arguments(self) -> tuple[RetryPolicy, Deadline, str]:
         return self.policy, self.deadline, _NEEDS
 
     def _find_comment(self, number: int, marker: str) -> tuple[IssueComment | None, IssueComment | None]:

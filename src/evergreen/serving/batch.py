@@ -119,7 +119,7 @@ def run_batch(
             with the same chunk again.
 
     Raises:
-        BatchError: when the run can't go on; the parts stay.
+        BatchError: when the run can't continue; the parts stay.
         SourceError: when the input is of no use as a whole.
         BundleError: when the bundle is.
     """

@@ -159,14 +159,14 @@ class Layout:
         return cls(source.format, target, columns, source.schema, tuple(labels))
 
     @property
-    def added(self) -> list[str]:
+    def added_columns(self) -> list[str]:
         """Names of the columns that a result has beside the input's."""
         return ["row", "label", *(f"probability_{label}" for label in self.labels)]
 
     @property
     def names(self) -> list[str]:
         """Names of all columns of a result that is a table."""
-        return [*_rename([column.name for column in self.columns or ()], self.added), *self.added]
+        return [*_rename([column.name for column in self.columns or ()], self.added_columns), *self.added_columns]
 
     @property
     def arrow_schema(self) -> Any:
@@ -177,7 +177,7 @@ class Layout:
         else:
             fields = list(pa.ipc.read_schema(pa.py_buffer(self.schema)))
         added = [pa.field("row", pa.int64()), pa.field("label", pa.string())]
-        added += [pa.field(name, pa.float64()) for name in self.added[2:]]
+        added += [pa.field(name, pa.float64()) for name in self.added_columns[2:]]
         return pa.schema([f.with_name(name) for f, name in zip([*fields, *added], self.names, strict=True)])
 
 
@@ -201,8 +201,8 @@ class Rows:
 
     def reject(self, row: int, line: int | None, reason: str, prefix: str) -> None:
         """Report a row."""
-        place = {"row": row} if line is None else {"row": row, "line": line}
-        report = {**place, "reason": reason, "prefix": prefix[:PREFIX].encode("utf-8", "replace").decode()}
+        position = {"row": row} if line is None else {"row": row, "line": line}
+        report = {**position, "reason": reason, "prefix": prefix[:PREFIX].encode("utf-8", "replace").decode()}
         self.rejects.append(json.dumps(report, ensure_ascii=False) + "\n")
 
 
@@ -263,7 +263,7 @@ def serialize_rows(rows: Rows, predictions: Sequence[Prediction], layout: Layout
             for record, more in zip(rows.records, added, strict=True)
         )
         return _to_csv(values)
-    names = layout.added
+    names = layout.added_columns
     lines = []
     for record, more in zip(rows.records, added, strict=True):
         renamed = dict(zip(_rename(list(record), names), record.values(), strict=True))
@@ -560,7 +560,7 @@ def _to_json(value: Any) -> Any:
 
 def _serialize_table(rows: Rows, added: list[list[Any]], layout: Layout) -> bytes:
     schema = layout.arrow_schema
-    more = [list(values) for values in zip(*added, strict=True)] or [[] for _ in layout.added]
+    more = [list(values) for values in zip(*added, strict=True)] or [[] for _ in layout.added_columns]
     if rows.table is not None:
         columns = list(rows.table.columns)
     else:

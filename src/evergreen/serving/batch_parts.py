@@ -17,7 +17,7 @@ from evergreen.text.runtime import Prediction
 
 
 class BatchError(EvergreenError):
-    """A batch can't run or go on; what it has done so far stays."""
+    """A batch can't run or continue; what it has done so far stays."""
 
 
 class BatchUsageError(BatchError):

@@ -1,4 +1,4 @@
-"""Jobs that go on after their request: each a folder on disk, to survive a restart; one of a kind at a time.
+"""Jobs that continue after their request: each a folder on disk, to survive a restart; one of a kind at a time.
 
 Of the servers that share the folder, as two do while one takes over from the other, one has the jobs.
 """

@@ -60,9 +60,9 @@ def add_live_routes(app: FastAPI, service: Service) -> None:
         prediction = await asyncio.to_thread(_find_prediction, service, given)
         allowed = VIDEO_LABELS if prediction.kind == "video" else service.models.text.labels
         if given.label not in allowed:
-            known = ", ".join(allowed)
+            labels = ", ".join(allowed)
             raise RefusedError(
-                HTTPStatus.UNPROCESSABLE_ENTITY, f"label {given.label!r}: unknown. The labels are: {known}."
+                HTTPStatus.UNPROCESSABLE_ENTITY, f"label {given.label!r}: unknown. The labels are: {labels}."
             )
         stored = Feedback(prediction.id, given.source, given.label, datetime.now(UTC))
         await service.write_log([], [stored])

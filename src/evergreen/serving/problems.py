@@ -91,12 +91,12 @@ def handle_problems(app: FastAPI) -> None:
         return cast(RefusedError, error).to_response()
 
     async def answer_http(request: Request, error: Exception) -> Response:
-        known = cast(HTTPException, error)
-        headers = dict(known.headers) if known.headers else None
-        if known.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        http_error = cast(HTTPException, error)
+        headers = dict(http_error.headers) if http_error.headers else None
+        if http_error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             headers = {"Allow": ", ".join(_list_methods(app, request.scope))}
-        detail = _DETAILS.get(known.status_code, str(known.detail))
-        return RefusedError(HTTPStatus(known.status_code), detail, headers=headers).to_response()
+        detail = _DETAILS.get(http_error.status_code, str(http_error.detail))
+        return RefusedError(HTTPStatus(http_error.status_code), detail, headers=headers).to_response()
 
     async def answer_validation(_request: Request, error: Exception) -> Response:
         # Of a path; bodies are read by the routes. Without the value, which could hold anything.

@@ -8,7 +8,7 @@ from pydantic import Field
 from scipy.stats import binomtest
 
 from evergreen.metrics import Estimate
-from evergreen.monitoring.confidence_sequence import estimate_share
+from evergreen.monitoring.confidence_sequence import estimate_fraction
 from evergreen.monitoring.signals.base import Measurement, Signal
 from evergreen.monitoring.windows import LabeledSample, Windows
 from evergreen.params import Fraction
@@ -104,7 +104,7 @@ def estimate_macro_f1(sample: LabeledSample, n_labels: int, alpha: float) -> Est
     Of the examples that are of a class or predicted so, the share that is both, J, is a share like any other, and
     F1 = 2 J / (1 + J): so each class's interval is exact, and so is the mean of them, which leaves alpha to all.
     """
-    estimates = [_estimate(sample, _concern(sample, code), alpha / n_labels) for code in range(n_labels)]
+    estimates = [_estimate(sample, _mask_class(sample, code), alpha / n_labels) for code in range(n_labels)]
     return _average_f1(estimates)
 
 
@@ -115,10 +115,10 @@ def bound_test_accuracy(test: LabeledSample, alpha: float) -> Estimate:
 
 def bound_test_macro_f1(test: LabeledSample, n_labels: int, alpha: float) -> Estimate:
     """Macro-F1 on the test set, with a bound as for `bound_test_accuracy`."""
-    return _average_f1([_bound(test, _concern(test, code), alpha / n_labels) for code in range(n_labels)])
+    return _average_f1([_bound(test, _mask_class(test, code), alpha / n_labels) for code in range(n_labels)])
 
 
-def _concern(sample: LabeledSample, code: int) -> np.ndarray:
+def _mask_class(sample: LabeledSample, code: int) -> np.ndarray:
     mask: np.ndarray = (sample.predicted == code) | (sample.actual == code)
     return mask
 
@@ -130,7 +130,7 @@ def _estimate(sample: LabeledSample, mask: np.ndarray, alpha: float) -> Estimate
     is_right = (sample.predicted == sample.actual)[mask]
     share = float(weights[is_right].sum() / weights.sum())
     n_effective = float(weights.sum() ** 2 / (weights**2).sum())
-    return estimate_share(share * n_effective, n_effective, alpha)
+    return estimate_fraction(share * n_effective, n_effective, alpha)
 
 
 def _bound(test: LabeledSample, mask: np.ndarray, alpha: float) -> Estimate:
