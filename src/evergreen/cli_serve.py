@@ -1,7 +1,7 @@
 """`evergreen serve` and `evergreen keys`: the server, and who may ask it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,12 +14,13 @@ keys_app = typer.Typer(
 
 def serve(
     host: Annotated[
-        str | None, typer.Option(help="127.0.0.1, 0.0.0.0 or ::; by default EVERGREEN_HOST, else 127.0.0.1.")
+        Literal["127.0.0.1", "0.0.0.0", "::"] | None,  # noqa: S104 - a choice, not the default
+        typer.Option(help="Address to listen on; by default EVERGREEN_HOST, else 127.0.0.1."),
     ] = None,
-    port: Annotated[int | None, typer.Option(help="From 1024 to 65535; by default EVERGREEN_PORT, else 8000.")] = None,
+    port: Annotated[int | None, typer.Option(min=1024, max=65535, help="By default EVERGREEN_PORT, else 8000.")] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Processes that predict; by default EVERGREEN_WORKERS, else one for each processor."),
+        typer.Option(min=1, help="Processes that predict; by default EVERGREEN_WORKERS, else one for each processor."),
     ] = None,
     bundle: Annotated[Path, typer.Option(help="Folder of the text bundle.")] = Path("models/text"),
     video: Annotated[Path, typer.Option(help="Folder of the video bundle; it may be missing.")] = Path("models/video"),
