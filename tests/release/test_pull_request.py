@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from evergreen import cli
 from evergreen.monitoring.staleness import Reason, judge
+from evergreen.release.champion import ChampionError
 from evergreen.release.comparison import Difference
 from evergreen.release.feedback import FeedbackSummary
 from evergreen.release.gate import ChangedAnswer, Check, GateResult, SliceDifference
@@ -190,6 +191,8 @@ def test_metrics_of_many_classes_and_topics_fit_into_a_comment() -> None:
     rows = sum(line.startswith("| metrics/") for line in report.splitlines())
     assert f"{40 * 200 - rows:,} more rows: `dvc metrics diff HEAD~1`" in report
     assert "more rows" not in render_metrics("HEAD", "", "HEAD")
+    with pytest.raises(ChampionError, match=r"origin/mian: no such revision here. Fetch it \(git fetch origin mian\)"):
+        render_metrics("origin/mian", "", "HEAD")
 
 
 @pytest.mark.usefixtures("clean_environment")

@@ -47,14 +47,10 @@ def fetch_champion(revision: str, folder: Path, num_threads: int | None = None) 
         ChampionError: when the revision is unknown, or its bundle is in no cache and no remote.
         BundleError: when the bundle that came is damaged or of another format.
     """
-    commit = run("git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
-    if commit.returncode:
-        raise ChampionError(
-            f"{revision}: no such revision here. Fetch it (git fetch origin {revision}) or name another."
-        )
+    commit = find_commit(revision)
     if not _has_bundle(revision):
         return None
-    got = run("dvc", "get", ".", BUNDLE, "--rev", commit.stdout.strip(), "--out", str(folder), "--quiet")
+    got = run("dvc", "get", ".", BUNDLE, "--rev", commit, "--out", str(folder), "--quiet")
     if got.returncode:
         reason = got.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise ChampionError(
@@ -62,6 +58,19 @@ def fetch_champion(revision: str, folder: Path, num_threads: int | None = None) 
             "(dvc remote list), push from where it was trained (dvc push), or name its folder: --champion-bundle."
         )
     return Champion(folder, Classifier.load(folder, num_threads), read_video_metrics(revision))
+
+
+def find_commit(revision: str) -> str:
+    """Find the commit that a revision names.
+
+    Raises:
+        ChampionError: when there is none.
+    """
+    commit = run("git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    if commit.returncode:
+        name = revision.removeprefix("origin/")
+        raise ChampionError(f"{revision}: no such revision here. Fetch it (git fetch origin {name}) or name another.")
+    return commit.stdout.strip()
 
 
 def read_video_metrics(revision: str) -> VideoMetrics | None:

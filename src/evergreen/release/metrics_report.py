@@ -6,7 +6,7 @@ from typing import Any
 
 from evergreen.markdown import make_environment, quote_code
 from evergreen.metrics import Estimate
-from evergreen.release.champion import parse_metrics, run, show_file
+from evergreen.release.champion import find_commit, parse_metrics, run, show_file
 from evergreen.text.evaluation_metrics import TextMetrics
 from evergreen.text.metrics import DataMetrics
 from evergreen.video.metrics import VideoMetrics
@@ -33,13 +33,16 @@ def render_metrics(revision: str, files_url: str, commit: str) -> str:
         revision: as Git names it.
         files_url: of the repository's pages, for the plots; empty: leave them out.
         commit: whose plots are shown as the new ones.
+
+    Raises:
+        ChampionError: when there is no such revision or commit.
     """
+    shas = [find_commit(name) for name in (revision, commit)]
     rows = [
         row
         for path, kind in _FILES.items()
         for row in _compare(parse_metrics(kind, show_file(revision, path)), parse_metrics(kind, _read(path)))
     ]
-    shas = [_read_output("git", "rev-parse", "--verify", name) for name in (revision, commit)]
     plots = _list_changed_plots(revision) if files_url else []
     all_metrics = _read_output("dvc", "metrics", "diff", revision, "--md", "--precision", "4")
     template = make_environment(Path(__file__).parent).get_template("metrics_template.md")
