@@ -307,6 +307,13 @@ def test_help_ends_with_an_example_of_the_command(path: tuple[str, ...], option:
     assert " ".join(["evergreen", *path]) in last
 
 
+@pytest.mark.parametrize("option", [("--port", "80"), ("--host", "1.2.3.4"), ("--workers", "0")])
+def test_wrong_option_of_serve_is_named_as_it_was_given(option: tuple[str, str]):
+    result = call("serve", *option)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option[0]}'" in result.stderr
+
+
 def test_help_explains_the_exit_codes():
     shown = " ".join(call("--help").stdout.split())
     assert "Exit codes: 0 fine · 1 the work failed" in shown
