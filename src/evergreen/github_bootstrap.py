@@ -46,6 +46,7 @@ NAMES = (
     Name("AWS_ENDPOINT_URL", "the DVC remote, where S3 is not Amazon's"),
     Name("EVERGREEN_TOKEN", "opens pull requests whose checks run: contents, pull requests and issues: write"),
     Name("EVERGREEN_APP_KEY", "an app's private key, in place of EVERGREEN_TOKEN"),
+    Name("EVERGREEN_RUNNER_TOKEN", "registers a spot machine as a runner: administration: write"),
     Name("EVERGREEN_ALERT_URLS", "mails and chats"),
     Name("MLFLOW_TRACKING_URI", "runs, and the alias champion"),
     Name("DEPLOY_KUBECONFIG", "the deployment to Kubernetes", environment=ENVIRONMENT),
