@@ -28,6 +28,8 @@ from containers import (
 )
 from tiny_text_bundle import write_bundle
 
+from evergreen import __version__
+
 pytestmark = pytest.mark.slow
 
 PORT = 18400
@@ -66,7 +68,7 @@ def test_image_says_what_it_is(image: str, source: Path) -> None:
     labels = config["Labels"]
     assert labels["org.opencontainers.image.revision"] == call("git", "rev-parse", "HEAD").strip()
     assert labels["org.opencontainers.image.source"] == "https://example.org/evergreen"
-    assert labels["org.opencontainers.image.version"] == "0.1.0"
+    assert labels["org.opencontainers.image.version"] == __version__
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     bundle = json.loads((source / "models/text/bundle.json").read_text())
     assert labels["org.evergreen.model"] == bundle["digest"]
