@@ -118,7 +118,7 @@ class Bootstrap:
 
     def __init__(self, settings: GitHubSettings, policy: RetryPolicy | None = None) -> None:
         if not settings.has_github:
-            raise BootstrapError("No repository: set GITHUB_REPOSITORY (OWNER/NAME) and GITHUB_TOKEN (gh auth token).")
+            raise BootstrapError("no repository: set GITHUB_REPOSITORY (OWNER/NAME) and GITHUB_TOKEN (gh auth token).")
         self._repository = RepositorySettings.connect(settings, policy or RetryPolicy(), _NEEDS)
 
     def plan(self) -> Plan:

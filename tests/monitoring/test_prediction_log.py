@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from evergreen.cli import app
 from evergreen.monitoring.log import Feedback, LogError, LoggedPrediction, LogUnavailable, PredictionLog
-from evergreen.monitoring.log_export import export
+from evergreen.monitoring.log_export import ExportError, export
 from evergreen.monitoring.log_schema import metadata
 
 TEXT_HASH = hashlib.sha256(b"late again").hexdigest()
@@ -199,7 +199,7 @@ def test_export_writes_what_was_logged(log: PredictionLog, tmp_path: Path) -> No
     assert cells[0]["text"] == table[0]["text"] == lines[0]["text"] == rows[0].text
     assert dict(table[0]["probabilities"]) == lines[0]["probabilities"] == json.loads(cells[0]["probabilities"])
     assert table[2]["observed_at"] == rows[2].observed_at == datetime.fromisoformat(lines[2]["observed_at"])
-    with pytest.raises(LogError, match=r"\.parquet"):
+    with pytest.raises(ExportError, match=r"\.parquet"):
         export(log.stream(), f"{tmp_path}/out/log.txt")
 
 

@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from evergreen.monitoring.log import LabeledPrediction, LogError
+from evergreen.errors import EvergreenError
+from evergreen.monitoring.log import LabeledPrediction
 from evergreen.sources import upload
 
 _STRINGS = ("id", "caller_id", "kind", "source", "label", "model", "text", "text_hash", "client")
@@ -26,6 +27,12 @@ COLUMNS = (
 _GROUP_ROWS = 10_000  # of a Parquet file
 
 
+class ExportError(EvergreenError):
+    """The file can't be written in that format."""
+
+    exit_code = 2
+
+
 def export(rows: Iterable[LabeledPrediction], out: str) -> int:
     """Write rows to a file, in constant memory, and return how many.
 
@@ -34,13 +41,13 @@ def export(rows: Iterable[LabeledPrediction], out: str) -> int:
         out: a path or an address such as s3://BUCKET/NAME; its suffix gives the format: .jsonl, .csv or .parquet.
 
     Raises:
-        LogError: for another suffix.
+        ExportError: for another suffix.
         SourceError: when an address can't be written.
     """
     suffix = Path(out).suffix.lower()
     write = _WRITERS.get(suffix)
     if write is None:
-        raise LogError(f"{out}: unknown format {suffix or '(no suffix)'}. Name it .jsonl, .csv or .parquet.")
+        raise ExportError(f"{out}: unknown format {suffix or '(no suffix)'}. Name it .jsonl, .csv or .parquet.")
     with _replace_file(out) as file:
         return write(map(_flatten, rows), file)
 
