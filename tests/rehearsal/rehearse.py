@@ -163,9 +163,14 @@ class Rehearsal:
         (pull,) = self.github.open_pulls
         again = self._act("workflow_dispatch", "retrain.yml")
         assert again.returncode == 0, again.explain()
+        assert "Stage 'train' is cached" in again.output, again.explain()
         assert len(self.github.pulls) == 1
         assert len(self.github.comments[pull["number"]]) == 1
-        self._tell("good", "The retraining runs once more", "Still one pull request with one report.")
+        self._tell(
+            "good",
+            "The retraining runs once more",
+            "It finds the model trained already. Still one pull request with one report.",
+        )
 
     def review(self) -> None:
         (pull,) = self.github.open_pulls
@@ -357,6 +362,11 @@ def main() -> None:
             engine, where = {"ENGINE": name} | flags, f"The service ran in containers of {name}."
         except NoEngineError as error:
             where = f"The service ran as processes, since no container can be built here ({error})."
+    where += (
+        " CML opened the pull request."
+        if shutil.which("cml")
+        else " Without cml, the REST API opened the pull request."
+    )
     print(where, flush=True)
     # Ended as by Ctrl-C, so that no server is left; what an earlier one left that was killed ends now.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
