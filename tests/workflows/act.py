@@ -94,8 +94,14 @@ def run_act(
         record = home / "calls.jsonl"
         event_file = home / "event.json"
         event_file.write_text(json.dumps({**(payload or {}), **({"inputs": dict(inputs)} if inputs else {})}))
-        command = ["act", event, "--workflows", str(workflow), "--eventpath", str(event_file), "--no-skip-checkout"]
-        command += ["--no-cache-server", "--action-offline-mode", "--pull=false", "--concurrent-jobs=1"]
+        command = ["act", event, "--workflows", str(workflow), "--eventpath", str(event_file), "--actor", "ann"]
+        command += [
+            "--no-skip-checkout",
+            "--no-cache-server",
+            "--action-offline-mode",
+            "--pull=false",
+            "--concurrent-jobs=1",
+        ]
         command += [f"--job={job}"] if job else []
         command += [f"--platform={runner}=-self-hosted" for runner in runners]
         for option, values in (("env", env), ("secret", secrets), ("input", inputs), ("var", variables)):
