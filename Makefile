@@ -8,8 +8,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: repro monitor rehearse serve image serve-image test check lint bench soak lock
 
-repro: $(VENV)/train.stamp  ## prepare, train, export and evaluate, as far as something changed
+repro: $(VENV)/train.stamp  ## prepare, train, export and evaluate, as far as something changed; then an answer
 	dvc repro
+	evergreen predict "Thanks for the quick rebooking!"
 
 test: $(VENV)/dev.stamp  ## all tests
 	pytest
