@@ -26,7 +26,7 @@ monitor: $(VENV)/train.stamp  ## a short replay: the alarm goes off, and the rep
 	evergreen replay quickstart
 
 rehearse: $(VENV)/dev.stamp  ## the whole loop on this machine, told as a page, after make repro
-	PYTHONPATH=tests:tests/workflows:tests/deployment python tests/rehearsal/rehearse.py
+	PYTHONPATH=tests:tests/workflows:tests/deployment python tests/rehearsal/rehearse.py $(FLAGS)
 
 serve: $(VENV)/train.stamp  ## live, batch and video on http://127.0.0.1:8000, after make repro
 	evergreen serve
