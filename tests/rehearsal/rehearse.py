@@ -165,11 +165,7 @@ class Rehearsal:
         assert again.returncode == 0, again.explain()
         assert len(self.github.pulls) == 1
         assert len(self.github.comments[pull["number"]]) == 1
-        self._tell(
-            "good",
-            "The retraining runs once more",
-            "Still one pull request with one report.",
-        )
+        self._tell("good", "The retraining runs once more", "Still one pull request with one report.")
 
     def review(self) -> None:
         (pull,) = self.github.open_pulls
