@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 _MAX_LINES = 200
 _IMAGE = {".png": "image/png", ".svg": "image/svg+xml"}
-# As on GitHub, a body may hold HTML; the stand-in shows what this repository wrote itself.
-_MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+# As on GitHub, a body may hold HTML, and a line's end is one; the stand-in shows what this repository wrote itself.
+_MARKDOWN = MarkdownIt("commonmark", {"html": True, "breaks": True}).enable(["table", "strikethrough"])
 
 
 class Pages:

@@ -92,6 +92,7 @@ def close(
 def run(
     workflow: Annotated[str, typer.Option(help="Name of the workflow.", metavar="NAME")],
     outcome: Annotated[Outcome, typer.Option(help="How it ended, as GitHub Actions' job.status.")],
+    detail: Annotated[str, typer.Option(help="How each of its jobs ended, in a line.", metavar="TEXT")] = "",
 ) -> None:
     """Report in an issue of its own that a workflow's run failed, and later that it works again."""
     from evergreen.monitoring.alerts import NO_CHANNEL  # noqa: PLC0415 - as above
@@ -106,7 +107,7 @@ def run(
     if not alerts.has_channels:
         print(NO_CHANNEL)
         return
-    result = alerts.report_run(workflow, outcome == Outcome.FAILURE)
+    result = alerts.report_run(workflow, outcome == Outcome.FAILURE, detail)
     print(f"issue: {result.issue or 'none'}; messages: {result.sent} sent, {result.kept} kept")
     result.raise_problems()
 

@@ -60,10 +60,12 @@ def test_workflow_that_fails_has_one_issue_until_it_works_again(github: GitHubSe
     make_alerts(github, tmp_path).send(STALE)
     assert not make_alerts(github, tmp_path, SUBJECT).report_run("monitor", has_failed=False).was_open
     for run in ("21", "22"):
-        make_alerts(github, tmp_path, SUBJECT, GITHUB_RUN_ID=run).report_run("monitor", has_failed=True)
+        alerts = make_alerts(github, tmp_path, SUBJECT, GITHUB_RUN_ID=run)
+        alerts.report_run("monitor", has_failed=True, detail="build: success, deploy: failure.")
     stale, failed = github.open_issues
     assert failed["title"] == "Evergreen: The workflow monitor failed"
     assert "/actions/runs/22" in failed["body"]
+    assert "build: success, deploy: failure." in failed["body"]
     assert ["/actions/runs/22" in comment["body"] for comment in github.comments[2]] == [True]
     assert get_titles(github)[1:] == ["Evergreen: The workflow monitor failed"]
     make_alerts(github, tmp_path, SUBJECT).report_run("monitor", has_failed=False)

@@ -142,7 +142,7 @@ def test_first_deployment_has_nothing_to_go_back_to(repository: Path, fake: Path
     assert "before: nothing" in call(repository / "docker/deploy", fake, "compose", NEW).stdout
     back = call(repository / "docker/deploy", fake, "--rollback", "compose")
     assert back.returncode == 1
-    assert "nothing to go back to" in back.stderr
+    assert "nothing to roll back to" in back.stderr
 
 
 @pytest.mark.parametrize(

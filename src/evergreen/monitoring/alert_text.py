@@ -136,17 +136,33 @@ def render_note(text: str, links: Links, issue: str = "") -> AlertText:
         event="changed",
         title=title,
         html=_render("alert_note_template.html", **values),
-        text="\n".join([*lines, *(f"{name}: {url}" for name, url in (("Issue", issue), ("Run", links.run)) if url)]),
+        text="\n".join(
+            [
+                *lines,
+                *(
+                    f"{name}: {url}"
+                    for name, url in (("Issue", issue), ("Run", links.run), ("Guide", links.guide))
+                    if url
+                ),
+            ]
+        ),
     )
 
 
-def render_run(workflow: str, has_failed: bool, links: Links) -> AlertText:
-    """Write a message about a workflow that failed, or works again."""
+def render_run(workflow: str, has_failed: bool, links: Links, detail: str = "") -> AlertText:
+    """Write a message about a workflow that failed, or works again.
+
+    Args:
+        workflow: its name.
+        has_failed: whether it did.
+        links: to the run and the guide.
+        detail: which parts of it failed.
+    """
     if not has_failed:
         return render_note(f"The workflow {workflow} works again.", links)
     first = f"The workflow {workflow} failed"
     step = "Read the run's log: the failed step names the remedy. Nothing was changed that it did not report."
-    return render_note(f"{first}\n{step}", links)
+    return render_note("\n".join(filter(None, [first, escape_markdown(clean_line(detail, 1000)), step])), links)
 
 
 def render_closing_comment(because: str) -> str:

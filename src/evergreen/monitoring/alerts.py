@@ -204,12 +204,13 @@ class Alerts:
             self._deliver(result)
         return result
 
-    def report_run(self, workflow: str, has_failed: bool) -> AlertResult:
+    def report_run(self, workflow: str, has_failed: bool, detail: str = "") -> AlertResult:
         """Report that a workflow's run failed, or that it works again; for alerts whose subject is that workflow.
 
         Args:
             workflow: its name.
             has_failed: whether this run did; each failure is a comment, the first one a message as well.
+            detail: which parts of it failed.
         """
         with self._hold_state() as (state, result):
             _, issue = self._find_issue(result)
@@ -218,7 +219,7 @@ class Alerts:
             result.was_open = before is not None
             if not has_failed and before is None:
                 return result
-            note = render_run(workflow, has_failed, self.links)
+            note = render_run(workflow, has_failed, self.links, detail)
             state.incident = "failed" if has_failed else None
             if self.incident:
                 try:

@@ -1,4 +1,4 @@
-"""The notes of a release: what changed, on which data, how to check the image and how to go back."""
+"""The notes of a release: what changed, on which data, how to check the image and how to roll back."""
 
 from dataclasses import dataclass
 from pathlib import Path
