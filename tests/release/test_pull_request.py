@@ -1,6 +1,7 @@
 """The report of a pull request: recommendation first, all evidence, and user text that can do nothing."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -193,6 +194,30 @@ def test_metrics_of_many_classes_and_topics_fit_into_a_comment() -> None:
     assert "more rows" not in render_metrics("HEAD", "", "HEAD")
     with pytest.raises(ChampionError, match=r"origin/mian: no such revision here. Fetch it \(git fetch origin mian\)"):
         render_metrics("origin/mian", "", "HEAD")
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_plot_that_a_revision_has_not_is_not_shown_of_it() -> None:
+    def commit(*names: str) -> str:
+        shutil.rmtree("reports", ignore_errors=True)
+        Path("reports").mkdir()
+        for name in names:
+            Path("reports", name).write_bytes(str(names).encode())
+        for command in (["add", "-A"], ["commit", "-qm", "plots"]):
+            subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *command], check=True)
+        return subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(["dvc", "init", "-q"], check=True)
+    before, now = commit("both.png", "old.png"), commit("both.png", "new.png")
+    report = render_metrics("HEAD~1", "https://github.com/a/b", "HEAD")
+    shown = set(re.findall(r"!\[(before|now)\]\(https://github.com/a/b/blob/(\w+)/reports/(\S+)\?raw=true\)", report))
+    assert shown == {
+        ("before", before, "both.png"),
+        ("now", now, "both.png"),
+        ("before", before, "old.png"),
+        ("now", now, "new.png"),
+    }
 
 
 @pytest.mark.usefixtures("clean_environment")

@@ -43,14 +43,14 @@ def render_metrics(revision: str, files_url: str, commit: str) -> str:
         for path, kind in _FILES.items()
         for row in _compare(parse_metrics(kind, show_file(revision, path)), parse_metrics(kind, _read(path)))
     ]
-    plots = _list_changed_plots(revision) if files_url else []
+    plots = _list_changed_plots(revision, shas, files_url) if files_url else []
     all_metrics = _read_output("dvc", "metrics", "diff", revision, "--md", "--precision", "4")
     template = make_environment(Path(__file__).parent).get_template("metrics_template.md")
     return template.render(
         revision=revision,
         rows=[row for row in rows if row.before != row.now],
         all_metrics=_cut(all_metrics, revision) if all_metrics.count("\n") > 1 else "",
-        plots=[(path, *(f"{files_url}/blob/{sha}/{path}?raw=true" for sha in shas)) for path in plots],
+        plots=plots,
     )
 
 
@@ -79,10 +79,15 @@ def _list_values(metrics: Any) -> dict[str, str]:
     return {f"texts for {split}": f"{count:,}" for split, count in metrics.splits.items()}
 
 
-def _list_changed_plots(revision: str) -> list[str]:
+def _list_changed_plots(revision: str, shas: list[str], files_url: str) -> list[tuple[str, ...]]:
+    """Path of each plot that differs from a revision's, with its address at each commit; empty where that has none."""
+    paths = _read_output("git", "diff", "--name-only", revision, "--", "reports").splitlines()
+    trees = {
+        sha: set(_read_output("git", "ls-tree", "-r", "--name-only", sha, "--", "reports").splitlines()) for sha in shas
+    }
     return [
-        path
-        for path in _read_output("git", "diff", "--name-only", revision, "--", "reports").splitlines()
+        (path, *(f"{files_url}/blob/{sha}/{path}?raw=true" if path in trees[sha] else "" for sha in shas))
+        for path in paths
         if path.endswith(".png")
     ]
 
