@@ -251,6 +251,10 @@ class AutomationRoutes(GitHubState):
             raise ApiError(403, "Resource not accessible by integration")
         return 200, self.site.make_public_user(self.login, self.format_now())
 
+    @route("GET", "/users/{username}")
+    def get_public_user(self, call: Call) -> tuple[int, Any]:
+        return 200, self.site.make_public_user(call["username"], self.format_now())
+
     @route("GET", "/rate_limit")
     def get_rate_limit(self, _call: Call) -> tuple[int, Any]:
         limit = {"limit": 5000, "remaining": 4999, "reset": 4_000_000_000, "used": 1}

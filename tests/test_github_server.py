@@ -67,6 +67,7 @@ def test_repository_and_user(server: GitHubServer, repository: Repository) -> No
     assert server.url.startswith("https://localhost:")
     client = connect(server)
     assert client.get_user().login == server.login
+    assert client.get_user("ann").login == "ann"
     assert client.get_rate_limit().rate.limit == 5000
     server.login = "evergreen[bot]"
     with pytest.raises(GithubException, match="not accessible by integration"):
