@@ -373,7 +373,7 @@ def main() -> None:
     copy_checkout(checkout)
     limits = re.search(r"^## What cannot be shown.*", LIMITS.read_text(), re.MULTILINE | re.DOTALL)
     assert limits is not None, LIMITS
-    story = Story(where, limits[0])
+    story = Story(where, limits[0].replace("](", f"]({os.path.relpath(LIMITS.parent, args.out)}/"))
     page = args.out / "story.html"
     with open_rehearsal(checkout, Plan(), engine, story) as rehearsal:
         try:
