@@ -111,7 +111,7 @@ def _describe(cooldown_days: float) -> str:
     return (
         "A new text model, trained on newer labels and compared with the one in production. The comment below says "
         "what speaks for it and against it; a newer challenger replaces commit and comment.\n\n"
-        "- **Merge** to release it: `release.yml` builds, signs, deploys and verifies, and rolls back what does not hold.\n"
+        "- **Merge** to release it: `release.yml` builds, signs, deploys and verifies, and rolls back by itself.\n"
         f"- **Close** to reject it: nothing is proposed for {cooldown_days:g} days then.\n"
         "- Push nothing to this branch that should last.\n"
     )
