@@ -1,11 +1,11 @@
 """`evergreen serve` and `evergreen keys`: the server, and who may ask it."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from evergreen.settings import ServingSettings, Settings
+from evergreen.settings import MAX_PORT, MIN_PORT, Host, ServingSettings, Settings
 
 keys_app = typer.Typer(
     help="Create API keys for the server.", epilog="Example: evergreen keys create web", no_args_is_help=True
@@ -14,10 +14,12 @@ keys_app = typer.Typer(
 
 def serve(
     host: Annotated[
-        Literal["127.0.0.1", "0.0.0.0", "::"] | None,  # noqa: S104 - a choice, not the default
+        Host | None,
         typer.Option(help="Address to listen on; by default EVERGREEN_HOST, else 127.0.0.1."),
     ] = None,
-    port: Annotated[int | None, typer.Option(min=1024, max=65535, help="By default EVERGREEN_PORT, else 8000.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=MIN_PORT, max=MAX_PORT, help="By default EVERGREEN_PORT, else 8000.")
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Processes that predict; by default EVERGREEN_WORKERS, else one for each processor."),

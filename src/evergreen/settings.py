@@ -22,6 +22,9 @@ class SettingsError(EvergreenError):
     exit_code = 2
 
 
+Host = Literal["127.0.0.1", "0.0.0.0", "::"]  # noqa: S104 - a choice, not the default
+MIN_PORT, MAX_PORT = 1024, 65535
+"""Of the server; lower ones want rights that it should not have."""
 _CHOOSE = "Set it to a folder that you may write."
 _HOME = re.compile(r"(?:(sqlite(?:\+\w+)?:///)|(file://)/?)?(~.*)")
 
@@ -177,8 +180,8 @@ class ServingSettings(_Environment):
 
     model_config = SettingsConfigDict(env_prefix="EVERGREEN_")
 
-    host: Literal["127.0.0.1", "0.0.0.0", "::"] = "127.0.0.1"  # noqa: S104 - a choice, not the default
-    port: int = Field(8000, ge=1024, le=65535)
+    host: Host = "127.0.0.1"
+    port: int = Field(8000, ge=MIN_PORT, le=MAX_PORT)
     workers: int | None = Field(None, ge=1)
     """Processes that predict, one thread each; None: one for each processor."""
     lone_threads: int = Field(2, ge=1)
