@@ -136,11 +136,16 @@ def inspect_image(tag: str) -> Any:
 
 
 def copy_repository(folder: Path) -> Path:
-    """Copy the repository as it is now, without what git ignores; skip the test where no container can be run."""
+    """Copy the repository as `clone_checkout` does; skip the test where no container can be run."""
     try:
         find_engine()
     except NoEngineError as error:
         pytest.skip(f"the image is NOT tested: {error}")
+    return clone_checkout(folder)
+
+
+def clone_checkout(folder: Path) -> Path:
+    """Clone the repository as it is now, without what git ignores."""
     call("git", "clone", "--quiet", str(REPOSITORY), str(folder))
     changed = call("git", "ls-files", "-z", "--modified", "--others", "--exclude-standard").split("\0")
     for name in filter(None, changed):

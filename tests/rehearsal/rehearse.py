@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 from act import ActResult
-from containers import NoEngineError, find_engine
+from containers import NoEngineError, clone_checkout, find_engine
 from loop import ROOT, Calendar, Loop, open_loop, run, set_params
 from production import Production, end_servers
 from story import Page, Story, capture, capture_file, tail
@@ -306,12 +306,7 @@ def copy_checkout(target: Path) -> None:
     """Clone this checkout as it stands, with what `dvc repro` has left."""
     if not (ROOT / "models/text/bundle.json").is_file():
         sys.exit("There is no model yet: run make repro first.")
-    run(ROOT, "git", "clone", "-q", "--shared", str(ROOT), str(target))
-    changed = run(ROOT, "git", "ls-files", "-z", "--modified", "--others", "--exclude-standard").split("\0")
-    for name in filter(None, changed):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
+    clone_checkout(target)
     # This checkout's cache is read only: what a rehearsal makes stays in its own folder.
     run(target, "dvc", "remote", "add", "-q", "--local", "checkout", str(ROOT / ".dvc/cache"))
     run(target, "dvc", "pull", "-q", "--remote", "checkout")
