@@ -233,6 +233,17 @@ def test_chunks_of_a_killed_worker_are_tried_again(bundle, tmp_path):
     assert target.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+@pytest.mark.timeout(120)
+def test_stop_amid_long_answers_ends(bundle, tmp_path):
+    lines = [json.dumps({"text": f"word{i} " * 3000}) for i in range(400)]
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n".join(lines))
+    for number in range(6):
+        with pytest.raises(BatchInterruptedError):
+            run_batch(str(source), str(target), bundle, chunk_rows=20, processes=2, on_chunk=stop_after(2))
+        assert len(list(tmp_path.glob("out.jsonl.batch/*.part"))) == 2 * (number + 1)
+
+
 def test_worker_that_is_killed_again_is_an_error_and_the_parts_stay(bundle, tmp_path, monkeypatch):
     from evergreen.serving import batch_workers
 

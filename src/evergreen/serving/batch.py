@@ -261,7 +261,7 @@ def _start_engine(
     elif engine == "local":
         chunks = read_pending(source, chunk_rows, parts.count, parts.rows)
         # Closed here: a pool that is left to the garbage collector may be shut down as the interpreter ends.
-        running = closing(predict_chunks(chunks, task, processes or count_processors()))
+        running = closing(predict_chunks(chunks, task, processes or count_processors(), parts.folder))
     else:
         raise BatchUsageError(f"{engine}: not an engine. Write local or ray.")
     with running as predicted:

@@ -1,6 +1,7 @@
 """Processes that predict the chunks of a batch, and what each of them does."""
 
 import os
+import pickle
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -82,13 +83,20 @@ def read_pending(source: Source, chunk_rows: int, first: int, first_row: int) ->
             yield chunk
 
 
-def predict_chunks(chunks: Iterator[Chunk], task: Task, processes: int) -> Generator[PredictedChunk]:
-    """Predict chunks by a pool of processes, in order; a chunk whose process dies is tried once more."""
+def predict_chunks(chunks: Iterator[Chunk], task: Task, processes: int, folder: Path) -> Generator[PredictedChunk]:
+    """Predict chunks by a pool of processes, in order; a chunk whose process dies is tried once more.
+
+    Args:
+        chunks: of the input.
+        task: what a process needs.
+        processes: of the pool.
+        folder: where they leave what they predicted until it is taken from there.
+    """
     waiting: deque[Chunk] = deque()
-    futures: dict[int, Future[PredictedChunk]] = {}
+    futures: dict[int, Future[Path]] = {}
     failed = -1
     while True:
-        with _Pool(task, processes) as pool:
+        with _Pool(task, processes, folder) as pool:
             futures = {number: future for number, future in futures.items() if _is_done(future)}
             try:
                 while True:
@@ -99,7 +107,7 @@ def predict_chunks(chunks: Iterator[Chunk], task: Task, processes: int) -> Gener
                     for chunk in waiting:
                         if chunk.number not in futures:
                             futures[chunk.number] = pool.submit(chunk)
-                    predicted = futures[waiting[0].number].result()
+                    predicted = _take(futures[waiting[0].number].result())
                     del futures[waiting.popleft().number]
                     yield predicted
             except BrokenProcessPool as error:
@@ -114,19 +122,29 @@ def predict_chunks(chunks: Iterator[Chunk], task: Task, processes: int) -> Gener
                 get_logger(__name__).warning("a process was killed; its chunks are tried again", chunk=chunk.number)
 
 
-def _is_done(future: Future[PredictedChunk]) -> bool:
+def _is_done(future: Future[Path]) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
 
 
-class _Pool:
-    """Processes that predict, which end at once when this one stops them, or dies in any way."""
+def _take(file: Path) -> PredictedChunk:
+    predicted: PredictedChunk = pickle.loads(file.read_bytes())  # noqa: S301 - made by our own process
+    file.unlink()
+    return predicted
 
-    def __init__(self, task: Task, processes: int) -> None:
+
+class _Pool:
+    """Processes that predict, which end at once when this one stops them, or dies in any way.
+
+    Only the names of files come through the executor's pipe: of what is longer than an atomic write, a process that
+    ends could leave half there, and the executor would wait for the rest for ever.
+    """
+
+    def __init__(self, task: Task, processes: int, folder: Path) -> None:
         context = get_context("spawn")
         # Only this process holds the writing end: it closes when this process does.
         self._receiver, self._sender = context.Pipe(duplex=False)
         self._executor = ProcessPoolExecutor(
-            processes, context, initializer=_start_worker, initargs=(task, self._receiver)
+            processes, context, initializer=_start_worker, initargs=(task, folder, self._receiver)
         )
 
     def __enter__(self) -> "_Pool":
@@ -137,7 +155,7 @@ class _Pool:
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._receiver.close()
 
-    def submit(self, chunk: Chunk) -> Future[PredictedChunk]:
+    def submit(self, chunk: Chunk) -> Future[Path]:
         return self._executor.submit(_predict_in_worker, chunk)
 
 
@@ -145,12 +163,14 @@ class _Worker:
     """What a process keeps from chunk to chunk."""
 
     task: Task
+    folder: Path
     predictor: Predictor | None = None
 
 
-def _start_worker(task: Task, receiver: Connection) -> None:
+def _start_worker(task: Task, folder: Path, receiver: Connection) -> None:
     signal(SIGINT, SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
     _Worker.task = task
+    _Worker.folder = folder
 
     def end_with_parent() -> None:
         with suppress(EOFError, OSError):
@@ -160,7 +180,9 @@ def _start_worker(task: Task, receiver: Connection) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _predict_in_worker(chunk: Chunk) -> PredictedChunk:
+def _predict_in_worker(chunk: Chunk) -> Path:
     if _Worker.predictor is None:  # not as the process starts, where an error would reach nobody
         _Worker.predictor = Predictor(_Worker.task)
-    return _Worker.predictor(chunk)
+    file = _Worker.folder / f"{chunk.number:08d}.predicted"
+    file.write_bytes(pickle.dumps(_Worker.predictor(chunk)))
+    return file
