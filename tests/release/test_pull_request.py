@@ -229,6 +229,7 @@ def test_from_the_command_line(bundle: Path) -> None:
     shutil.copytree(ROOT / "metrics", "metrics")
     shutil.copytree(bundle, "models/text")
     subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a", "--allow-empty"], check=True)
     missing = call()
     assert missing.exit_code == 1
     assert "reports/gate/gate.json: missing. Make it: evergreen gate." in missing.output
@@ -237,6 +238,9 @@ def test_from_the_command_line(bundle: Path) -> None:
     assert written.exit_code == 0, written.output
     assert Path("out/report.md").read_text().startswith("**Merge recommended.**")
     assert call().output.startswith("**Merge recommended.**")
+    misspelled = call("--champion", "origin/mian")
+    assert misspelled.exit_code == 1
+    assert "origin/mian: no such revision here" in misspelled.output
     Path("reports/gate/gate.json").write_text(json.dumps({"passed": "perhaps"}))
     damaged = call()
     assert damaged.exit_code == 1

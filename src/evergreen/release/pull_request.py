@@ -7,7 +7,7 @@ from evergreen.markdown import make_environment
 from evergreen.metrics import Metrics
 from evergreen.monitoring.staleness import Verdict
 from evergreen.params import Params
-from evergreen.release.champion import show_file
+from evergreen.release.champion import find_commit, show_file
 from evergreen.release.feedback import FeedbackSummary, load_summary
 from evergreen.release.gate import GateResult, SliceDifference
 from evergreen.release.proposal_branch import BRANCH, EVIDENCE
@@ -95,6 +95,7 @@ def collect_report(gate: Path, verdict: Path, revision: str, files_url: str | No
 
     Raises:
         WrittenFileError: naming the file that is missing or damaged, and the command that makes it.
+        ChampionError: when there is no such revision.
     """
     params = Params.load()
     seen = load_written(Verdict, verdict, "evergreen monitor") if verdict.is_file() else None
@@ -122,6 +123,7 @@ def compare_data(before: dict[str, int], now: DataMetrics) -> list[DataChange]:
 
 
 def _read_splits(revision: str) -> dict[str, int]:
+    find_commit(revision)  # else a name that is misspelled would have no data
     content = show_file(revision, "metrics/data.json") or ""
     try:
         return {str(split): int(count) for split, count in json.loads(content)["splits"].items()}
