@@ -229,7 +229,9 @@ def test_from_the_command_line(bundle: Path) -> None:
     shutil.copytree(ROOT / "metrics", "metrics")
     shutil.copytree(bundle, "models/text")
     subprocess.run(["git", "init", "-q"], check=True)
-    subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a", "--allow-empty"], check=True)
+    subprocess.run(
+        ["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a", "--allow-empty"], check=True
+    )
     missing = call()
     assert missing.exit_code == 1
     assert "reports/gate/gate.json: missing. Make it: evergreen gate." in missing.output

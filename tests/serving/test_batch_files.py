@@ -10,8 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evergreen.serving import batch_files
-from evergreen.serving.batch_files import Layout, Source, join_parts, parse_chunk, read_chunks, serialize_rows
+from evergreen.serving import batch_records, batch_tables
+from evergreen.serving.batch_files import (
+    Source,
+    get_format,
+    join_parts,
+    parse_chunk,
+    plan_layout,
+    read_chunks,
+    serialize_rows,
+)
+from evergreen.serving.batch_rows import PREFIX
 from evergreen.sources import SourceError
 from evergreen.text.inputs import FormatError
 from evergreen.text.runtime import Prediction
@@ -22,7 +31,7 @@ LABELS = ("no", "yes")
 def convert(source, target, chunk_rows=2):
     """What a batch does to the rows of a file, with an answer that needs no model: (reports, row numbers)."""
     opened = Source.open(str(source))
-    layout = Layout.plan(opened, batch_files.get_format(str(target)), LABELS)
+    layout = plan_layout(opened, get_format(str(target)), LABELS)
     parts, rejects, numbers = [], [], []
     for chunk in read_chunks(opened, chunk_rows):
         rows = parse_chunk(chunk, layout)
@@ -176,7 +185,7 @@ def test_names_that_are_taken_are_prefixed(tmp_path):
 
 
 def test_rejected_lines_of_jsonl(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch_files, "LONGEST_FIELD", 1000)
+    monkeypatch.setattr(batch_records, "LONGEST_FIELD", 1000)
     lines = [
         b'{"text": "fine"}',
         b"",
@@ -210,11 +219,11 @@ def test_rejected_lines_of_jsonl(tmp_path, monkeypatch):
         "half of a surrogate pair",
         "not JSON",
     ]
-    assert all(len(reject["prefix"]) <= batch_files.PREFIX for reject in rejects)
+    assert all(len(reject["prefix"]) <= PREFIX for reject in rejects)
 
 
 def test_rejected_rows_of_csv(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch_files, "LONGEST_FIELD", 1000)
+    monkeypatch.setattr(batch_records, "LONGEST_FIELD", 1000)
     lines = [
         b"id,text",
         b"0,fine",
@@ -330,7 +339,8 @@ def test_no_rows(suffix, tmp_path):
 
 
 def test_long_rows_end_a_chunk_early(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch_files, "CHUNK_BYTES", 1000)
+    for module in (batch_records, batch_tables):
+        monkeypatch.setattr(module, "CHUNK_BYTES", 1000)
     rows = [{"text": "x" * 300} for _ in range(10)]
     for suffix in ("jsonl", "csv", "parquet"):
         chunks = list(read_chunks(Source.open(str(write(tmp_path / f"in.{suffix}", rows))), 100))

@@ -18,7 +18,7 @@ from evergreen.bundle import MANIFEST, hash_files
 from evergreen.files import rename
 from evergreen.metrics import Metrics
 from evergreen.processors import count_processors
-from evergreen.serving.batch_files import Layout, Source, get_format, join_parts
+from evergreen.serving.batch_files import Source, get_format, join_parts, plan_layout
 from evergreen.serving.batch_parts import (
     BatchError,
     BatchUsageError,
@@ -29,6 +29,7 @@ from evergreen.serving.batch_parts import (
     open_folder,
     remove_folder,
 )
+from evergreen.serving.batch_rows import Layout
 from evergreen.serving.batch_workers import Task, predict_chunks, read_pending
 from evergreen.sources import explain_unavailable, open_filesystem, upload
 from evergreen.text.runtime import Classifier, Prediction
@@ -197,7 +198,7 @@ def _check(source: str, target: str, bundle: Path, processes: int | None, chunk_
             raise BatchUsageError(f"{target}: a folder. Name a file in it.")
     elif target == opened.address:
         raise BatchUsageError(f"{target}: the input and the result are one object. Name another for the result.")
-    return opened, Layout.plan(opened, target_format, labels)
+    return opened, plan_layout(opened, target_format, labels)
 
 
 # The result

@@ -16,8 +16,9 @@ from pathlib import Path
 from signal import SIG_IGN, SIGINT, signal
 
 from evergreen.logs import get_logger
-from evergreen.serving.batch_files import Chunk, Layout, Source, parse_chunk, read_chunks, serialize_rows
+from evergreen.serving.batch_files import Source, parse_chunk, read_chunks, serialize_rows
 from evergreen.serving.batch_parts import BatchError, PartHeader, PredictedChunk
+from evergreen.serving.batch_rows import Chunk, Layout
 from evergreen.text.runtime import Classifier
 
 
