@@ -142,6 +142,11 @@ def stop_after(chunks, kind=KeyboardInterrupt):
     return on_chunk
 
 
+def test_input_is_checked_before_the_model_is_loaded(tmp_path):
+    with pytest.raises(SourceError, match=r"in\.csv: no such file"):
+        run_batch(str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), tmp_path / "no bundle")
+
+
 def test_interrupted_run_is_resumed(bundle, tmp_path):
     source, target = write_rows(tmp_path / "in.jsonl", 400), tmp_path / "out.csv"
     run_batch(str(source), str(tmp_path / "whole.csv"), bundle, chunk_rows=50, processes=1)

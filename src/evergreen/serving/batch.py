@@ -128,14 +128,7 @@ def run_batch(
     opened, layout = _check(source, target, bundle, processes, chunk_rows)
     folder = find_folder(target)
     with lock(folder, target):
-        job = {
-            "source": opened.address,
-            "input": f"{opened.size} {opened.version}",
-            "bundle": hash_files(bundle / MANIFEST),
-            "chunk_rows": str(chunk_rows),
-            "version": __version__,
-        }
-        open_folder(folder, job, target, restart)
+        open_folder(folder, _describe_job(opened, bundle, chunk_rows), target, restart)
         parts = Parts(folder)
         resumed = parts.rows
         tracker = _Tracker(opened, on_progress)
@@ -170,6 +163,17 @@ def run_batch(
     )
 
 
+def _describe_job(source: Source, bundle: Path, chunk_rows: int) -> dict[str, str]:
+    """What parts depend on: a run resumes those of the same job only."""
+    return {
+        "source": source.address,
+        "input": f"{source.size} {source.version}",
+        "bundle": hash_files(bundle / MANIFEST),
+        "chunk_rows": str(chunk_rows),
+        "version": __version__,
+    }
+
+
 class _Tracker:
     def __init__(self, source: Source, on_progress: OnProgress | None) -> None:
         self._total = source.size
@@ -186,7 +190,6 @@ def _check(source: str, target: str, bundle: Path, processes: int | None, chunk_
     if chunk_rows < 1 or (processes is not None and processes < 1):
         raise BatchUsageError("the number of processes and the rows of a chunk are at least 1")
     target_format = get_format(target)
-    labels = Classifier.load(bundle, num_threads=1).labels
     opened = Source.open(source)
     if "://" not in target:
         path = Path(target).resolve()
@@ -198,6 +201,7 @@ def _check(source: str, target: str, bundle: Path, processes: int | None, chunk_
             raise BatchUsageError(f"{target}: a folder. Name a file in it.")
     elif target == opened.address:
         raise BatchUsageError(f"{target}: the input and the result are one object. Name another for the result.")
+    labels = Classifier.load(bundle, num_threads=1).labels
     return opened, plan_layout(opened, target_format, labels)
 
 
