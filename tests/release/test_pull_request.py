@@ -33,6 +33,11 @@ HOSTILE = (
 BETTER = {"champion": 0.7, "challenger": 0.8, "value": 0.1, "low": 0.05, "high": 0.15, "n_samples": 700}
 
 
+def run_git(*arguments: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
 def make_gate(passed: bool = True, text: str = "a text", **fields: Any) -> GateResult:
     values: dict[str, Any] = {
         "passed": passed,
@@ -176,13 +181,13 @@ def test_metrics_of_many_classes_and_topics_fit_into_a_comment() -> None:
         counts = {name.format(i): seed + i for i in range(40)}
         data["topics"] = {name.format(i): counts for i in range(200)}
         Path("metrics/data.json").write_text(json.dumps(data))
-        for command in (["add", "-A"], ["commit", "-qm", f"{seed}"]):
-            subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *command], check=True)
+        run_git("add", "-A")
+        run_git("commit", "-qm", f"{seed}")
 
     name = "a name of sixty characters that differs from the next by {:04}"
     Path("metrics").mkdir()
     Path("dvc.yaml").write_text("metrics: [metrics/data.json]\n")
-    subprocess.run(["git", "init", "-q"], check=True)
+    run_git("init", "-q")
     subprocess.run(["dvc", "init", "-q"], check=True)
     commit(1)
     commit(2)
@@ -203,11 +208,11 @@ def test_plot_that_a_revision_has_not_is_not_shown_of_it() -> None:
         Path("reports").mkdir()
         for name in names:
             Path("reports", name).write_bytes(str(names).encode())
-        for command in (["add", "-A"], ["commit", "-qm", "plots"]):
-            subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *command], check=True)
-        return subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+        run_git("add", "-A")
+        run_git("commit", "-qm", "plots")
+        return run_git("rev-parse", "HEAD")
 
-    subprocess.run(["git", "init", "-q"], check=True)
+    run_git("init", "-q")
     subprocess.run(["dvc", "init", "-q"], check=True)
     before, now = commit("both.png", "old.png"), commit("both.png", "new.png")
     report = render_metrics("HEAD~1", "https://github.com/a/b", "HEAD")
@@ -228,10 +233,8 @@ def test_from_the_command_line(bundle: Path) -> None:
     shutil.copy(ROOT / "params.yaml", "params.yaml")
     shutil.copytree(ROOT / "metrics", "metrics")
     shutil.copytree(bundle, "models/text")
-    subprocess.run(["git", "init", "-q"], check=True)
-    subprocess.run(
-        ["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a", "--allow-empty"], check=True
-    )
+    run_git("init", "-q")
+    run_git("commit", "-qm", "a", "--allow-empty")
     missing = call()
     assert missing.exit_code == 1
     assert "reports/gate/gate.json: missing. Make it: evergreen gate." in missing.output

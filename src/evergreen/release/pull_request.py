@@ -97,6 +97,7 @@ def collect_report(gate: Path, verdict: Path, revision: str, files_url: str | No
         WrittenFileError: naming the file that is missing or damaged, and the command that makes it.
         ChampionError: when there is no such revision.
     """
+    find_commit(revision)  # a name that is misspelled would only have no data
     params = Params.load()
     seen = load_written(Verdict, verdict, "evergreen monitor") if verdict.is_file() else None
     data = load_written(DataMetrics, Path("metrics/data.json"), "dvc repro")
@@ -123,7 +124,6 @@ def compare_data(before: dict[str, int], now: DataMetrics) -> list[DataChange]:
 
 
 def _read_splits(revision: str) -> dict[str, int]:
-    find_commit(revision)  # else a name that is misspelled would have no data
     content = show_file(revision, "metrics/data.json") or ""
     try:
         return {str(split): int(count) for split, count in json.loads(content)["splits"].items()}

@@ -136,8 +136,8 @@ def _take(file: Path) -> PredictedChunk:
 class _Pool:
     """Processes that predict, which end at once when this one stops them, or dies in any way.
 
-    Only the names of files come through the executor's pipe: of what is longer than an atomic write, a process that
-    ends could leave half there, and the executor would wait for the rest for ever.
+    Only names of files and errors, both short, come through the executor's pipe: of what is longer than an atomic write
+    (PIPE_BUF), a process that ends could leave half there, and the executor would wait for the rest for ever.
     """
 
     def __init__(self, task: Task, processes: int, folder: Path) -> None:
