@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from subprocess import PIPE
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -333,6 +335,7 @@ def test_importing_the_command_line_is_light():
 def test_help_of_a_command_is_light():
     code = """
 import sys
+import time
 from evergreen.cli import app
 try:
     app(["predict", "-h"])
@@ -391,6 +394,14 @@ def ask(process: subprocess.Popen[bytes], line: bytes) -> str:
     return get_labels(process.stdout.readline().decode())[0]
 
 
+def wait_for_the_next_read(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process waits: Python takes a signal that comes right before a read when that has ended."""
+    for _ in range(200):
+        if psutil.Process(process.pid).status() == psutil.STATUS_SLEEPING:
+            return
+        time.sleep(0.01)
+
+
 def test_predict_answers_each_line_while_the_pipe_stays_open(tiny: Path):
     with start_predict(tiny) as process:
         assert ask(process, b"good\n") == "positive"
@@ -423,6 +434,7 @@ def test_predict_ends_quietly_when_nobody_reads_on(tiny: Path):
 def test_predict_ends_quietly_when_it_is_interrupted(tiny: Path):
     with start_predict(tiny) as process:
         assert ask(process, b"good\n") == "positive"
+        wait_for_the_next_read(process)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert process.stdout.read() + process.stderr.read() == b""
